@@ -1,0 +1,106 @@
+//! What can go wrong with a store.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use artifact::{Digest, InvalidManifest, Repository};
+
+/// An answer of the store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, with the thing it went wrong with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+    /// The catalog's database refused.
+    #[error("the catalog {path}: {source}")]
+    Catalog {
+        /// The database's file.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Another process has the store open.
+    #[error("the store {path} is held by {holder}")]
+    Held {
+        /// The store's folder.
+        path: PathBuf,
+        /// Who, as far as the lock file tells: process and command.
+        holder: String,
+    },
+    /// The store was written by a newer Naru.
+    #[error("the store {path} has format {found}; this naru knows formats up to {known}")]
+    Newer {
+        /// The store's folder.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The newest that this binary knows.
+        known: i64,
+    },
+    /// The folder has something else in it.
+    #[error("{path} is not a store: {why}")]
+    NotAStore {
+        /// The folder.
+        path: PathBuf,
+        /// What was found or missing.
+        why: String,
+    },
+    /// Bytes are not what their name says.
+    #[error("the bytes have digest {found}, not {expected}")]
+    Mismatch {
+        /// What they should have had.
+        expected: Digest,
+        /// What they have.
+        found: Digest,
+    },
+    /// A change names a blob or manifest that the store has not, or that the repository may not show.
+    #[error("{repository} has no {digest}")]
+    Missing {
+        /// The repository.
+        repository: Repository,
+        /// What it lacks.
+        digest: Digest,
+    },
+    /// A manifest cannot be read.
+    #[error("{digest}: {source}")]
+    Manifest {
+        /// Its digest.
+        digest: Digest,
+        /// Why not.
+        #[source]
+        source: InvalidManifest,
+    },
+    /// Writing was stopped, because an fsync failed: what the kernel dropped cannot be written again.
+    #[error("writing to the store {path} has stopped after a failed fsync: {why}")]
+    Stopped {
+        /// The store's folder.
+        path: PathBuf,
+        /// The first failure.
+        why: String,
+    },
+}
+
+impl Error {
+    /// For `map_err`: names the path.
+    pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    /// Whether the disk (or a quota, or a file-size limit) is what was in the way.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge))
+    }
+}
