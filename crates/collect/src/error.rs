@@ -167,6 +167,12 @@ pub enum Error {
         /// Bytes that may be.
         free: u64,
     },
+    /// A thread of this process ended without an answer.
+    #[error("a thread broke off: {why}")]
+    Thread {
+        /// What is known of it.
+        why: String,
+    },
     /// Several things failed; everything else was done.
     #[error("{}", list(.failures, *.total, .action))]
     Failed {
@@ -210,6 +216,11 @@ impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+
+    /// For `map_err`: what becomes of a thread that panicked or was stopped.
+    pub(crate) fn thread(why: impl ToString) -> Self {
+        Self::Thread { why: why.to_string() }
     }
 
     /// What is wrong at one place of a document.

@@ -4,10 +4,17 @@
 //!
 //! A [`PackingList`] is what people write.
 
+mod checksum;
 mod error;
+mod local;
+mod sink;
 mod yaml;
 
 pub mod list;
+pub mod lock;
+mod pull;
 
 pub use error::{Error, Failure, Result};
 pub use list::{PackingList, STARTER};
+pub use lock::Lock;
+pub use pull::{Pulled, pull};

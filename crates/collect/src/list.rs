@@ -15,8 +15,8 @@ use upstream::Upstreams;
 
 use crate::error::{Error, Result};
 use crate::yaml;
-pub use document::ForeignLayers;
 use document::Document;
+pub use document::ForeignLayers;
 pub use wish::{Check, FileWish, ImageWish, LOCAL, LocalWish, Platforms, Wish};
 
 /// The commented packing list that `naru init` writes.

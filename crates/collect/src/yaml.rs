@@ -72,7 +72,7 @@ pub(crate) fn snippet(text: &str, line: u64, column: u64) -> String {
         let content = match content.split_once(':') {
             // What stands in a terminal's scrollback, or in a CI's log, is known.
             Some((key, _)) if key.trim() == "password" => format!("{key}: …"),
-            _ => clean(content, 120),
+            _ => without_credentials(&clean(content, 120)),
         };
         let _ = write!(shown, "\n{:width$} | {content}", number + 1);
     }
@@ -80,6 +80,16 @@ pub(crate) fn snippet(text: &str, line: u64, column: u64) -> String {
         let _ = write!(shown, "\n{:width$} | {:>column$}", "", "^");
     }
     shown
+}
+
+/// `https://me:secret@host/…` with what stands before the `@` taken out.
+fn without_credentials(line: &str) -> String {
+    let Some((before, rest)) = line.split_once("://") else { return line.to_owned() };
+    let host = rest.split(['/', ' ']).next().unwrap_or_default();
+    match host.rsplit_once('@') {
+        Some((credentials, _)) => format!("{before}://…{}", &rest[credentials.len()..]),
+        None => line.to_owned(),
+    }
 }
 
 /// Text of a document, fit for a terminal.

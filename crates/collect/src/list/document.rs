@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde_saphyr::Spanned;
 
 /// The packing list: what shall be carried across the gap.

@@ -28,7 +28,11 @@ fn the_starter_is_a_packing_list() {
                 return format!("{}\n", line.trim_end_matches('#'));
             };
             let key = rest.trim_start_matches([' ', '-']).split(':').next().unwrap_or_default();
-            if key.contains(' ') || key.starts_with(char::is_uppercase) { String::new() } else { format!("{indent}{rest}\n") }
+            if key.contains(' ') || key.starts_with(char::is_uppercase) {
+                String::new()
+            } else {
+                format!("{indent}{rest}\n")
+            }
         })
         .collect();
     let list = parse(&all).unwrap_or_else(|error| panic!("{error}\n{all}"));
@@ -94,7 +98,10 @@ fn what_is_wrong_is_shown_where_it_stands() {
     insta::assert_snapshot!("malformed", refused("images:\n  - a\n - b: [\n"));
     insta::assert_snapshot!("wrong_shape", refused("images:\n  nginx: 1\n"));
     insta::assert_snapshot!("not_a_reference", refused("images:\n  - nginx\n  - Https://a/B\n"));
-    insta::assert_snapshot!("not_a_platform", refused("images:\n  - image: nginx\n    platforms: [linux/amd64, amd64]\n"));
+    insta::assert_snapshot!(
+        "not_a_platform",
+        refused("images:\n  - image: nginx\n    platforms: [linux/amd64, amd64]\n")
+    );
     insta::assert_snapshot!("same_key_twice", refused("images: [a]\nimages: [b]\n"));
     insta::assert_snapshot!("not_a_sum", refused("files:\n  - url: https://a.io/b\n    sha256: 00ff\n"));
     insta::assert_snapshot!("not_a_path", refused("files:\n  - url: https://a.io/b\n    path: ../b\n"));
@@ -129,8 +136,14 @@ fn twice_the_same_is_once_and_two_that_disagree_are_none() {
     let two = artifact::Digest::of(b"2");
     let list = parse("images: [nginx, 'docker.io/library/nginx:latest']\nfiles: [{path: ./a}, {path: ./a}]\n").unwrap();
     assert_eq!((list.images.len(), list.local.len()), (1, 1));
-    insta::assert_snapshot!("digests_disagree", refused(&format!("images:\n- a.io/b:1@{one}\n- c\n- a.io/b:1@{two}\n")));
-    insta::assert_snapshot!("platforms_disagree", refused("images:\n- nginx\n- image: nginx\n  platforms: [linux/s390x]\nplatforms: [linux/amd64]\n"));
+    insta::assert_snapshot!(
+        "digests_disagree",
+        refused(&format!("images:\n- a.io/b:1@{one}\n- c\n- a.io/b:1@{two}\n"))
+    );
+    insta::assert_snapshot!(
+        "platforms_disagree",
+        refused("images:\n- nginx\n- image: nginx\n  platforms: [linux/s390x]\nplatforms: [linux/amd64]\n")
+    );
     insta::assert_snapshot!(
         "sums_disagree",
         refused(&format!(
@@ -139,7 +152,10 @@ fn twice_the_same_is_once_and_two_that_disagree_are_none() {
             two.hex()
         ))
     );
-    insta::assert_snapshot!("addresses_disagree", refused("files:\n- url: https://a.io/b\n- {url: 'https://a.io/c', path: b}\n"));
+    insta::assert_snapshot!(
+        "addresses_disagree",
+        refused("files:\n- url: https://a.io/b\n- {url: 'https://a.io/c', path: b}\n")
+    );
     assert!(refused("files: [{path: a/x}, {path: b/x}]\n").contains("disagree"));
 }
 

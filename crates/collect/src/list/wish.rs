@@ -3,7 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use artifact::{Digest, InvalidPlatform, InvalidReference, Platform, Reference, Repository, Trust, normalise_host, valid_path};
+use artifact::{
+    Digest, InvalidPlatform, InvalidReference, Platform, Reference, Repository, Trust, normalise_host, valid_path,
+};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
@@ -229,7 +231,9 @@ pub(super) fn read_file(raw: Spanned<File>) -> Result<Wish, Wrong> {
             return Err(wrong(format!("`{}` has no name under which it could be served", path.display())));
         }
         if file.sha256.is_some() || file.checksum_url.is_some() {
-            return Err(wrong("only a file with a `url` has a sum; those of this machine are taken as they are".to_owned()));
+            return Err(wrong(
+                "only a file with a `url` has a sum; those of this machine are taken as they are".to_owned(),
+            ));
         }
         return Ok(Wish::Local(LocalWish { path }));
     };
@@ -241,7 +245,9 @@ pub(super) fn read_file(raw: Spanned<File>) -> Result<Wish, Wrong> {
     let path = match &file.path {
         Some(path) => path.to_str().unwrap_or_default().trim_start_matches('/').to_owned(),
         None if url.query().is_some() => {
-            return Err(wrong(format!("{url} has a query, which no path on the other side can have: give it a `path`")));
+            return Err(wrong(format!(
+                "{url} has a query, which no path on the other side can have: give it a `path`"
+            )));
         }
         None => percent_decode_str(url.path().trim_start_matches('/')).decode_utf8_lossy().into_owned(),
     };
@@ -249,10 +255,14 @@ pub(super) fn read_file(raw: Spanned<File>) -> Result<Wish, Wrong> {
         return Err(wrong(format!("`{path}` cannot be the path of a file: give it another `path`")));
     }
     let check = match (&file.sha256, &file.checksum_url) {
-        (Some(_), Some(_)) => return Err(wrong("`sha256` and `checksum_url` are two answers to one question".to_owned())),
+        (Some(_), Some(_)) => {
+            return Err(wrong("`sha256` and `checksum_url` are two answers to one question".to_owned()));
+        }
         (Some(sum), None) => {
             let hex = sum.strip_prefix("sha256:").unwrap_or(sum);
-            Check::Sha256(Digest::from_hex(hex).map_err(|_| wrong(format!("`{sum}` is not a sha256: it has 64 hex digits")))?)
+            Check::Sha256(
+                Digest::from_hex(hex).map_err(|_| wrong(format!("`{sum}` is not a sha256: it has 64 hex digits")))?,
+            )
         }
         (None, Some(document)) => Check::Document(web_address(document).map_err(wrong)?),
         (None, None) => Check::FirstUse,
