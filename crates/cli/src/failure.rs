@@ -84,17 +84,7 @@ fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
         return failure.hint.clone();
     }
     if let Some(error) = cause.downcast_ref::<store::Error>() {
-        return match error {
-            store::Error::Held { .. } => {
-                Some("end that process, or let it finish; a store is open in one process at a time".to_owned())
-            }
-            store::Error::Newer { .. } => Some("use the naru that wrote it, or a newer one".to_owned()),
-            store::Error::NotAStore { .. } => Some("give `--store` an empty folder, or one that naru made".to_owned()),
-            error if error.is_no_space() => {
-                Some("free some space, or put the store elsewhere with `--store`; then run the same again".to_owned())
-            }
-            _ => None,
-        };
+        return error.hint();
     }
     let error = cause.downcast_ref::<io::Error>()?;
     match error.kind() {

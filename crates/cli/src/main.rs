@@ -14,6 +14,7 @@ mod terminal;
 mod thing;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -23,16 +24,17 @@ use crate::commands::Context;
 use crate::environment::Environment;
 use crate::exit::Exit;
 use crate::failure::{Failure, Report};
-use crate::terminal::Terminal;
+use crate::terminal::{Speaker, Terminal};
 
 fn main() -> ExitCode {
     let Arguments { store, list, json, quiet, command } = Arguments::parse();
     log();
-    let terminal = Terminal::new(json, quiet);
+    let terminal = Arc::new(Terminal::new(json, quiet));
+    let voice: Speaker = terminal.clone();
     let context = Context { store, list, environment: Environment::read() };
     let result = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
-            let result = runtime.block_on(commands::run_until(command, &context, &terminal, signals::end()));
+            let result = runtime.block_on(commands::run_until(command, &context, &voice, signals::end()));
             // What blocks on a disk or a dead network mount must not keep the process; nothing of it is visible yet.
             runtime.shutdown_timeout(Duration::from_secs(2));
             result

@@ -4,7 +4,7 @@
 //! stream is one JSON value.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use artifact::Progress;
@@ -24,6 +24,9 @@ pub(crate) trait Voice: Progress {
     /// [`ReaderGone`] when nobody reads any more.
     fn answer(&self, text: &str, value: &Value) -> anyhow::Result<()>;
 }
+
+/// A voice, as commands pass it on.
+pub(crate) type Speaker = Arc<dyn Voice>;
 
 /// Whoever read our standard output has closed it (`naru ls | head`).
 #[derive(Debug, thiserror::Error)]

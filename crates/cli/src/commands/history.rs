@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use store::Store;
+use store::{Generation, Store};
 
 use crate::exit::Exit;
-use crate::terminal::Voice;
+use crate::terminal::{Speaker, Voice as _};
 use crate::thing;
 
 /// How much of it.
@@ -16,15 +16,15 @@ pub(crate) struct Request {
     limit: u32,
 }
 
-pub(crate) async fn run(store: &Store, request: &Request, voice: &dyn Voice) -> anyhow::Result<Exit> {
-    for (number, when, cause, changed) in store.history(request.limit).await? {
-        let when = thing::time(when);
+pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
+    for Generation { number, at, cause, changed } in store.history(request.limit).await? {
+        let when = thing::time(at);
         let entries = if changed == 1 { "entry" } else { "entries" };
         let text =
             format!("{number:>5}  {when}  {:<8} {changed} {entries}  {}  by {}", cause.action, cause.subject, cause.by);
         let value = json!({
-            "generation": number, "when": when, "action": cause.action, "subject": cause.subject, "by": cause.by,
-            "entries": changed,
+            "generation": number, "at": when, "action": cause.action, "subject": cause.subject, "by": cause.by,
+            "changed": changed,
         });
         voice.answer(&text, &value)?;
     }

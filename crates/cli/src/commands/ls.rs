@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 
 use crate::exit::Exit;
-use crate::terminal::Voice;
+use crate::terminal::{Speaker, Voice as _};
 use crate::thing;
 
 /// What to list.
@@ -19,7 +19,7 @@ pub(crate) struct Request {
     kind: Option<Kind>,
 }
 
-pub(crate) async fn run(store: &Store, request: &Request, voice: &dyn Voice) -> anyhow::Result<Exit> {
+pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
     let prefix = request.prefix.as_deref().unwrap_or_default();
     let mut entries = thing::Entries::of(store, request.kind);
     while let Some(hit) = entries.next().await? {

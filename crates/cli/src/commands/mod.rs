@@ -3,8 +3,10 @@
 //! What touches the store takes a [`store::Store`], a request that can be serialised and a [`Voice`], so that a server
 //! that holds the store can carry it out for a command line that cannot open it.
 
+mod fsck;
 mod history;
 mod ls;
+mod restore;
 mod rm;
 mod search;
 mod show;
@@ -13,11 +15,13 @@ mod why;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use store::Store;
+use serde_json::json;
+use store::{Applied, Replaced, Store};
 
 use crate::environment::Environment;
 use crate::exit::Exit;
-use crate::terminal::Voice;
+use crate::terminal::{Speaker, Voice as _};
+use crate::thing;
 
 /// What a command finds around itself.
 #[derive(Debug)]
@@ -62,6 +66,10 @@ pub(crate) enum InStore {
     Rm(rm::Request),
     /// Lists the store's generations
     History(history::Request),
+    /// Makes the store's entries what they were after a generation
+    Restore(restore::Request),
+    /// Hashes everything again, and compares it with the catalog
+    Fsck(fsck::Request),
 }
 
 /// Carries a command out, unless `end` comes first. What was begun is dropped then, and goes on at the next run where it
@@ -69,7 +77,7 @@ pub(crate) enum InStore {
 pub(crate) async fn run_until(
     command: Command,
     context: &Context,
-    voice: &dyn Voice,
+    voice: &Speaker,
     end: impl Future<Output = Exit>,
 ) -> anyhow::Result<Exit> {
     tokio::select! {
@@ -79,7 +87,7 @@ pub(crate) async fn run_until(
 }
 
 /// Carries a command out.
-pub(crate) async fn run(command: Command, context: &Context, voice: &dyn Voice) -> anyhow::Result<Exit> {
+pub(crate) async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     match command {
         Command::InStore(command) => {
             let store = Store::open(&context.folder()?).await?;
@@ -91,7 +99,7 @@ pub(crate) async fn run(command: Command, context: &Context, voice: &dyn Voice) 
 }
 
 /// Carries out a command of the store's.
-pub(crate) async fn in_store(command: &InStore, store: &Store, voice: &dyn Voice) -> anyhow::Result<Exit> {
+pub(crate) async fn in_store(command: &InStore, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
     match command {
         InStore::Ls(request) => ls::run(store, request, voice).await,
         InStore::Show(request) => show::run(store, request, voice).await,
@@ -99,5 +107,29 @@ pub(crate) async fn in_store(command: &InStore, store: &Store, voice: &dyn Voice
         InStore::Search(request) => search::run(store, request, voice).await,
         InStore::Rm(request) => rm::run(store, request, voice).await,
         InStore::History(request) => history::run(store, request, voice).await,
+        InStore::Restore(request) => restore::run(store, request, voice).await,
+        InStore::Fsck(request) => fsck::run(store, request, voice).await,
     }
+}
+
+/// Says which entries are other than before, and which were kept because they are newer.
+fn changed(applied: &Applied, voice: &Speaker) -> anyhow::Result<()> {
+    for Replaced { repository, name, old, new } in &applied.replaced {
+        let name = thing::label(repository, name);
+        let text = match (old, new) {
+            (None, Some(new)) => format!("added    {name}  {new}"),
+            (Some(old), Some(new)) => format!("moved    {name}  {new} (was {old})"),
+            (_, None) => format!("removed  {name}"),
+        };
+        voice.answer(&text, &json!({ "changed": name, "old": old, "new": new }))?;
+    }
+    for Replaced { repository, name, old, new } in &applied.kept {
+        let name = thing::label(repository, name);
+        let text = match old {
+            Some(old) => format!("kept     {name}  {old}: what is here was seen later at its upstream"),
+            None => format!("kept     {name}"),
+        };
+        voice.answer(&text, &json!({ "kept": name, "old": old, "new": new }))?;
+    }
+    Ok(())
 }

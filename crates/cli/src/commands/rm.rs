@@ -1,11 +1,11 @@
 //! `naru rm`: takes names out of the store. The bytes stay until they are collected.
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use store::{Cause, Change, Store};
 
+use super::changed;
 use crate::exit::Exit;
-use crate::terminal::Voice;
+use crate::terminal::{Speaker, Voice as _};
 use crate::thing;
 
 /// What to take out.
@@ -16,7 +16,7 @@ pub(crate) struct Request {
     names: Vec<String>,
 }
 
-pub(crate) async fn run(store: &Store, request: &Request, voice: &dyn Voice) -> anyhow::Result<Exit> {
+pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
     let mut change = Change::because(Cause {
         action: "rm".to_owned(),
         subject: request.names.join(" "),
@@ -28,10 +28,7 @@ pub(crate) async fn run(store: &Store, request: &Request, voice: &dyn Voice) -> 
         change.remove(&hit.repository, &hit.entry.name);
     }
     let applied = store.apply(change).await?;
-    for gone in &applied.replaced {
-        let name = thing::label(&gone.repository, &gone.name);
-        voice.answer(&format!("removed {name}"), &json!({ "removed": name, "digest": gone.old }))?;
-    }
+    changed(&applied, voice)?;
     if let Some(generation) = applied.generation {
         voice.say(&format!("`naru restore {}` takes it back", generation - 1));
     }

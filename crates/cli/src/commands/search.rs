@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 
 use crate::exit::Exit;
-use crate::terminal::Voice;
+use crate::terminal::{Speaker, Voice as _};
 use crate::thing;
 
 /// What to look for.
@@ -17,7 +17,7 @@ pub(crate) struct Request {
     limit: u32,
 }
 
-pub(crate) async fn run(store: &Store, request: &Request, voice: &dyn Voice) -> anyhow::Result<Exit> {
+pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
     for hit in store.search(&request.text, request.limit).await? {
         voice.answer(&thing::line(&hit), &thing::value(&hit))?;
     }

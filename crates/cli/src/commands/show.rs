@@ -6,7 +6,7 @@ use serde_json::json;
 use store::{Hit, Store};
 
 use crate::exit::Exit;
-use crate::terminal::{Voice, size};
+use crate::terminal::{Speaker, Voice as _, size};
 use crate::thing;
 
 /// What to show.
@@ -16,7 +16,7 @@ pub(crate) struct Request {
     name: String,
 }
 
-pub(crate) async fn run(store: &Store, request: &Request, voice: &dyn Voice) -> anyhow::Result<Exit> {
+pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
     let hits = thing::find(store, &request.name).await?;
     for hit in &hits {
         entry(store, hit, voice).await?;
@@ -29,10 +29,9 @@ pub(crate) async fn run(store: &Store, request: &Request, voice: &dyn Voice) -> 
     Ok(Exit::Done)
 }
 
-async fn entry(store: &Store, hit: &Hit, voice: &dyn Voice) -> anyhow::Result<()> {
+async fn entry(store: &Store, hit: &Hit, voice: &Speaker) -> anyhow::Result<()> {
     let mut value = thing::value(hit);
     let entry = &hit.entry;
-    let complete = store.is_complete(&hit.repository, &entry.digest).await?;
     let mut lines = vec![
         thing::label(&hit.repository, &entry.name),
         format!("  kind      {}", hit.repository.kind),
@@ -40,9 +39,7 @@ async fn entry(store: &Store, hit: &Hit, voice: &dyn Voice) -> anyhow::Result<()
         format!("  origin    {}", if entry.origin.is_empty() { "this side" } else { &entry.origin }),
         format!("  trust     {}", entry.trust.as_str()),
         format!("  seen      {}", thing::time(entry.seen)),
-        format!("  complete  {}", if complete { "yes" } else { "no" }),
     ];
-    value["complete"] = json!(complete);
     if hit.repository.kind == Kind::Image {
         let (graph, carried) = graph(store, &entry.digest).await?;
         lines.push(format!("  carries   {}", size(carried)));
@@ -64,7 +61,7 @@ async fn entry(store: &Store, hit: &Hit, voice: &dyn Voice) -> anyhow::Result<()
     voice.answer(&lines.join("\n"), &value)
 }
 
-async fn bare(store: &Store, digest: &Digest, name: &str, voice: &dyn Voice) -> anyhow::Result<()> {
+async fn bare(store: &Store, digest: &Digest, name: &str, voice: &Speaker) -> anyhow::Result<()> {
     if let Some(manifest) = store.manifest(digest).await? {
         let (graph, carried) = graph(store, digest).await?;
         let mut lines = vec![

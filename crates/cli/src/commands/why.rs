@@ -6,7 +6,7 @@ use serde_json::json;
 use store::Store;
 
 use crate::exit::Exit;
-use crate::terminal::Voice;
+use crate::terminal::{Speaker, Voice as _};
 use crate::thing;
 
 /// What is asked about.
@@ -16,7 +16,7 @@ pub(crate) struct Request {
     name: String,
 }
 
-pub(crate) async fn run(store: &Store, request: &Request, voice: &dyn Voice) -> anyhow::Result<Exit> {
+pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
     let digests = match request.name.parse::<Digest>() {
         Ok(digest) => vec![digest],
         Err(_) => thing::find(store, &request.name).await?.into_iter().map(|hit| hit.entry.digest).collect(),
