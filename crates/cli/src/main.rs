@@ -9,7 +9,9 @@ mod commands;
 mod environment;
 mod exit;
 mod failure;
+mod image;
 mod signals;
+mod tar;
 mod terminal;
 mod thing;
 

@@ -5,6 +5,7 @@
 
 mod fsck;
 mod history;
+mod image;
 mod ls;
 mod restore;
 mod rm;
@@ -42,6 +43,11 @@ impl Context {
             None => Ok(self.environment.default_store()?),
         }
     }
+
+    /// Opens the store.
+    pub(crate) async fn open(&self) -> anyhow::Result<Store> {
+        Ok(Store::open(&self.folder()?).await?)
+    }
 }
 
 /// The verbs.
@@ -49,6 +55,8 @@ impl Context {
 pub(crate) enum Command {
     #[command(flatten)]
     InStore(InStore),
+    /// Makes Naru itself into an image, without docker
+    Image(image::Request),
 }
 
 /// The verbs that need nothing but the store; a server that holds it can carry them out.
@@ -90,11 +98,12 @@ pub(crate) async fn run_until(
 pub(crate) async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     match command {
         Command::InStore(command) => {
-            let store = Store::open(&context.folder()?).await?;
+            let store = context.open().await?;
             let exit = in_store(&command, &store, voice).await;
             store.close().await;
             exit
         }
+        Command::Image(request) => image::run(request, context, voice).await,
     }
 }
 
