@@ -54,7 +54,7 @@ pub(crate) struct Report {
 impl Report {
     /// `None`: whoever read our output has gone, and wants to hear nothing.
     pub(crate) fn of(error: &anyhow::Error) -> Option<Self> {
-        if error.chain().any(|cause| cause.is::<crate::terminal::ReaderGone>()) {
+        if error.is::<crate::terminal::ReaderGone>() {
             return None;
         }
         let hint = error.chain().find_map(hint);
@@ -87,6 +87,9 @@ fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
         return error.hint();
     }
     if let Some(error) = cause.downcast_ref::<collect::Error>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<upstream::Error>() {
         return error.hint();
     }
     if let Some(error) = cause.downcast_ref::<kinds::Error>() {

@@ -8,6 +8,7 @@ mod history;
 mod holder;
 mod image;
 mod init;
+mod install;
 mod lock;
 mod ls;
 mod pull;
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     Pull(pull::Request),
     #[command(flatten)]
     InStore(InStore),
+    /// Sets this machine up to serve: binary, user, folders, unit, labels, firewall
+    Install(install::Request),
     /// Makes Naru itself into an image, without docker
     Image(image::Request),
 }
@@ -117,6 +120,7 @@ pub(crate) enum Work {
 async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let (work, files) = match command {
         Command::Init => return init::run(context, voice),
+        Command::Install(request) => return install::run(&request, context, voice),
         Command::Lock(request) => return lock::run(&request, context, voice).await,
         Command::Image(request) => return image::run(request, context, voice).await,
         Command::Pull(request) => (pull::order(&request, context, voice).await?, Vec::new()),
