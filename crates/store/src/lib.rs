@@ -20,12 +20,14 @@ mod error;
 mod fsck;
 mod lock;
 mod read;
+mod socket;
 mod writer;
 
 pub use change::{Applied, Cause, Change, Replaced};
 pub use error::{Error, Result};
 pub use fsck::{Finding, Fsck};
 pub use read::{Blob, Candidate, Generation, Hit, Link, Referrer, StoredManifest, Usage};
+pub use socket::{Call, Socket, call};
 pub use writer::{BlobWriter, NewBlob, Patchwork};
 
 use std::collections::HashSet;

@@ -195,6 +195,11 @@ impl Store {
         Ok(BlobWriter { store: self.clone(), file, path, expected: Some(*expected), hasher, len, resumes: true })
     }
 
+    /// How many bytes of this blob an earlier run has left for [`Store::resume`].
+    pub fn partial(&self, digest: &Digest) -> u64 {
+        fs::metadata(self.partial_path(&partial_name(digest))).map_or(0, |file| file.len())
+    }
+
     /// The file of a blob that is put together from pieces; kept across runs.
     ///
     /// # Errors
