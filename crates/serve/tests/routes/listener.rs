@@ -139,10 +139,9 @@ async fn pipelined() {
     let first_path = format!("/v2/a/blobs/{}", first.layer);
     let second_path = format!("/v2/a/blobs/{}", second.layer);
     let mut stream = TcpStream::connect(site.server.address()).await.unwrap();
-    let mut requests = String::new();
-    for (path, close) in [(&first_path, ""), (&second_path, ""), (&first_path, "Connection: close\r\n")] {
-        requests.push_str(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n{close}\r\n"));
-    }
+    let request = |path: &str, close: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{close}\r\n");
+    let close = "Connection: close\r\n";
+    let requests = [request(&first_path, ""), request(&second_path, ""), request(&first_path, close)].concat();
     stream.write_all(requests.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();

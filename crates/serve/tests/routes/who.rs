@@ -64,7 +64,7 @@ async fn writing_needs_the_admin_token() {
     ] {
         assert_eq!(request.send().await.unwrap().status(), 401);
     }
-    let forged = format!("{}x", by_get);
+    let forged = format!("{by_get}x");
     assert_eq!(site.request(Method::GET, "/v2/").bearer_auth(forged).send().await.unwrap().status(), 401);
 }
 
