@@ -178,12 +178,16 @@ impl Transport {
         }
         match self.once(ask, url, authorization).await {
             // A wrong certificate is no sign of plain HTTP: the port does speak TLS.
-            Err(Error::Unreachable {
-                reason: Unreachable::Tls | Unreachable::Connect | Unreachable::Broken | Unreachable::Timeout,
-                ..
-            }) if probe => {
-                let _ = url.set_scheme("http");
-                let response = self.once(ask, url, authorization).await?;
+            Err(
+                error @ Error::Unreachable {
+                    reason: Unreachable::Tls | Unreachable::Connect | Unreachable::Broken | Unreachable::Timeout,
+                    ..
+                },
+            ) if probe => {
+                let mut in_clear = url.clone();
+                let _ = in_clear.set_scheme("http");
+                let Ok(response) = self.once(ask, &in_clear, authorization).await else { return Err(error) };
+                *url = in_clear;
                 self.plain.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
                 Ok(response)
             }
@@ -407,12 +411,7 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
     };
     let mut next: Option<&(dyn StdError + 'static)> = Some(&error);
     while let Some(link) = next {
-        // An I/O error hides its own cause from `source`.
-        let inside = link.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
-        if let Some(tls) = link
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inside.and_then(|inside| inside.downcast_ref::<rustls::Error>()))
-        {
+        if let Some(tls) = link.downcast_ref::<rustls::Error>() {
             reason = match tls {
                 rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
                     Unreachable::UnknownIssuer
@@ -426,7 +425,12 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
             Some(Unresolved::NoAnswer { .. }) => reason = Unreachable::Dns,
             None => {}
         }
-        next = link.source();
+        // An I/O error hides what it wraps from `source`.
+        let wrapped = link.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => link.source(),
+        };
     }
     Error::Unreachable { url: shown(url), host: host_of(url), reason, source: Some(Box::new(error)) }
 }
