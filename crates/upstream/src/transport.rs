@@ -19,13 +19,13 @@ use crate::{Surroundings, Upstream, page, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// A transfer may take for ever, silence may not.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const REDIRECTS: usize = 10;
 const CONCURRENCY: usize = 4;
 /// Of an answer that is an error, so much is read to be quoted.
 const EXCERPT: usize = 16 * 1024;
 /// Nobody waits longer than this at a time, whatever the upstream asks.
-const LONGEST_WAIT: Duration = Duration::from_secs(120);
+const LONGEST_WAIT: Duration = Duration::from_mins(2);
 const FIRST_WAIT: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 500 });
 
 /// How often something is tried without any progress.
@@ -445,7 +445,7 @@ mod tests {
         assert_eq!(read("7"), Some(Duration::from_secs(7)));
         assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
         let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(1000));
-        assert!(read(&later).unwrap() > Duration::from_secs(900));
+        assert!(read(&later).unwrap() > Duration::from_mins(15));
         assert_eq!((read("soon"), read("-1")), (None, None));
     }
 

@@ -29,7 +29,7 @@ pub(crate) enum Credential {
         /// Password.
         password: String,
     },
-    /// An OAuth2 refresh token, which docker calls identity token.
+    /// An OAuth 2 refresh token, which docker calls identity token.
     Identity(String),
 }
 

@@ -172,7 +172,8 @@ async fn storage_and_mirrors_never_see_the_registry_s_credentials() {
 
 #[tokio::test]
 async fn token_servers_that_are_none() {
-    let answers: [(fn(&Request) -> Reply, &str); 4] = [
+    type Answer = fn(&Request) -> Reply;
+    let answers: [(Answer, &str); 4] = [
         (|_| reply(200).body("{}"), "neither"),
         (|_| reply(200).body(r#"{"token":"a\nb"}"#), "not fit"),
         (|_| reply(200).html("<html><title>Log in to the network</title></html>"), "Log in to the network"),

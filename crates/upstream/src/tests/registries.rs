@@ -70,7 +70,7 @@ async fn manifests_are_proven() {
     let error = client.manifest(&repository(&host), &other).await.unwrap_err();
     let found = Digest::of(&manifest());
     assert!(
-        matches!(&error, Error::Mismatch { expected, found: is, .. } if (*expected, *is) == (other, found)),
+        matches!(&error, Error::Mismatch { expected, found: is, .. } if (**expected, **is) == (other, found)),
         "{error}"
     );
     assert!(error.to_string().contains(&other.to_string()));

@@ -1,5 +1,6 @@
 //! A small HTTP server whose answers a test writes down, and which can break off in the middle of one.
 
+use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -41,7 +42,7 @@ pub(super) fn reply(status: u16) -> Reply {
 }
 
 impl Reply {
-    pub(super) fn header(mut self, name: &str, value: impl ToString) -> Self {
+    pub(super) fn header(mut self, name: &str, value: impl Display) -> Self {
         self.headers.push((name.to_owned(), value.to_string()));
         self
     }
@@ -150,16 +151,16 @@ async fn converse(stream: impl AsyncRead + AsyncWrite, mut respond: impl FnMut(&
         let reply = respond(&request);
         let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
         if !reply.headers.iter().any(|(name, _)| name == "transfer-encoding") {
-            head += &format!("content-length: {}\r\n", reply.body.len());
+            write!(head, "content-length: {}\r\n", reply.body.len()).unwrap();
         }
         for (name, value) in &reply.headers {
-            head += &format!("{name}: {value}\r\n");
+            write!(head, "{name}: {value}\r\n").unwrap();
         }
-        writer.write_all((head + "\r\n").as_bytes()).await.ok()?;
+        let mut bytes = (head + "\r\n").into_bytes();
         if request.method != "HEAD" {
-            let end = reply.cut.unwrap_or(reply.body.len());
-            writer.write_all(&reply.body[..end]).await.ok()?;
+            bytes.extend_from_slice(&reply.body[..reply.cut.unwrap_or(reply.body.len())]);
         }
+        writer.write_all(&bytes).await.ok()?;
         writer.flush().await.ok()?;
         if reply.cut.is_some() {
             return writer.shutdown().await.ok();
