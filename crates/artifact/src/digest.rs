@@ -168,6 +168,12 @@ enum State {
     Sha512(Box<sha2::Sha512>),
 }
 
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hasher({})", self.algorithm().as_str())
+    }
+}
+
 impl Hasher {
     /// A hasher for the store's own names.
     pub fn sha256() -> Self {

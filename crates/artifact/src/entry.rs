@@ -23,6 +23,9 @@ pub enum Trust {
 }
 
 impl Trust {
+    /// Every reason, strongest first.
+    pub const ALL: [Self; 6] = [Self::Digest, Self::Checksum, Self::Tag, Self::Local, Self::Mirror, Self::FirstUse];
+
     /// The word in locks and reports.
     pub fn as_str(self) -> &'static str {
         match self {

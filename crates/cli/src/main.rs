@@ -1,1 +1,63 @@
-fn main() {}
+//! The binary `naru`: parse, load configuration, call one crate, print.
+//!
+//! [`arguments`] says what can be asked for and [`commands`] has a file for each verb. [`environment`] is the only
+//! place that reads the environment, [`terminal`] the only one that writes for people; [`failure`] makes an error one
+//! line and a hint, and [`exit`] a number for scripts.
+
+mod arguments;
+mod commands;
+mod environment;
+mod exit;
+mod failure;
+mod image;
+mod signals;
+mod tar;
+mod terminal;
+mod thing;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser as _;
+
+use crate::arguments::Arguments;
+use crate::commands::Context;
+use crate::environment::Environment;
+use crate::exit::Exit;
+use crate::failure::{Failure, Report};
+use crate::terminal::{Speaker, Terminal};
+
+fn main() -> ExitCode {
+    let Arguments { store, list, json, quiet, command } = Arguments::parse();
+    log();
+    let terminal = Arc::new(Terminal::new(json, quiet));
+    let voice: Speaker = terminal.clone();
+    let context = Context { store, list, environment: Environment::read() };
+    let result = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let result = runtime.block_on(commands::run_until(command, &context, &voice, signals::end()));
+            // What blocks on a disk or a dead network mount must not keep the process; nothing of it is visible yet.
+            runtime.shutdown_timeout(Duration::from_secs(2));
+            result
+        }
+        Err(error) => Err(anyhow::Error::new(error).context(Failure::new("the threads cannot be started"))),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => match Report::of(&error) {
+            Some(report) => {
+                terminal.fail(&report);
+                report.exit.into()
+            }
+            None => Exit::Done.into(),
+        },
+    }
+}
+
+/// `RUST_LOG` says how much of the log goes to stderr; nothing by default but what is wrong.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,17 +1,19 @@
 //! Changes: everything that becomes true together.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use artifact::{Digest, Entry, Repository};
+use artifact::{Digest, Entry, Repository, valid_path, valid_tag};
 use bytes::Bytes;
+use sqlx::{Sqlite, SqliteConnection, Transaction};
 
-use crate::{NewBlob, Result, Store};
+use crate::{Error, NewBlob, Result, Store};
 
-/// Why a change is made. With a cause, the store begins a new generation, and remembers what each entry was before,
-/// for `history` and `restore`.
+/// Why a change is made. With a cause, the store begins a new generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// The command: `load`, `restore`, `pull`, `rm`, `push`.
+    /// The command: `load`, `restore`, `pull`, `rm`.
     pub action: String,
     /// What with: a bundle's id, a lock's path.
     pub subject: String,
@@ -19,26 +21,26 @@ pub struct Cause {
     pub by: String,
 }
 
-/// What becomes true together. Parts may be given in any order; nothing is checked before [`Store::apply`].
+/// What becomes true together. Manifests are given children first; nothing is checked before [`Store::apply`].
 #[derive(Debug, Default)]
 pub struct Change {
-    pub(crate) cause: Option<Cause>,
-    pub(crate) blobs: Vec<(Option<Repository>, NewBlob)>,
-    pub(crate) blob_grants: Vec<(Repository, Digest)>,
-    pub(crate) manifests: Vec<Manifested>,
-    pub(crate) manifest_grants: Vec<(Repository, Digest)>,
-    pub(crate) entries: Vec<(Repository, Entry)>,
-    pub(crate) removed: Vec<(Repository, String)>,
-    pub(crate) force: bool,
+    cause: Option<Cause>,
+    blobs: Vec<(Option<Repository>, NewBlob)>,
+    blob_grants: Vec<(Repository, Digest)>,
+    manifests: Vec<Manifested>,
+    manifest_grants: Vec<(Repository, Digest)>,
+    entries: Vec<(Repository, Entry)>,
+    removed: Vec<(Repository, String)>,
+    force: bool,
 }
 
 #[derive(Debug)]
-pub(crate) struct Manifested {
-    pub(crate) repository: Repository,
-    pub(crate) digest: Digest,
-    pub(crate) bytes: Bytes,
-    pub(crate) media_type: String,
-    pub(crate) omitted: HashSet<Digest>,
+struct Manifested {
+    repository: Repository,
+    digest: Digest,
+    bytes: Bytes,
+    media_type: String,
+    omitted: HashSet<Digest>,
 }
 
 impl Change {
@@ -67,7 +69,8 @@ impl Change {
 
     /// Stores a manifest with its links and grants it. `media_type` is how it came (empty: read it from the document).
     /// Children and blobs in `omitted` are left out on purpose; all others must come for the manifest to be complete.
-    /// Foreign layers count as omitted unless the store has them.
+    /// Foreign layers count as omitted unless the store has them. Of a manifest that is there already, a link that was
+    /// omitted becomes carried once its child is present, and never before.
     pub fn manifest(
         &mut self,
         repository: &Repository,
@@ -92,8 +95,8 @@ impl Change {
         self
     }
 
-    /// Adds or moves an entry. An entry whose upstream was seen later than this one stays, and is reported in
-    /// [`Applied::kept`] (unless [`Change::force`]).
+    /// Adds or moves an entry. What it names must be complete. An entry whose upstream was seen later than this one
+    /// stays, and is reported in [`Applied::kept`] (unless [`Change::force`]).
     pub fn entry(&mut self, repository: &Repository, entry: Entry) -> &mut Self {
         self.entries.push((repository.clone(), entry));
         self
@@ -109,6 +112,13 @@ impl Change {
     pub fn force(&mut self) -> &mut Self {
         self.force = true;
         self
+    }
+
+    /// From here on the new blobs' files belong to the catalog.
+    pub(crate) fn take_over(&mut self) {
+        for (_, blob) in &mut self.blobs {
+            blob.unnamed = None;
+        }
     }
 }
 
@@ -136,9 +146,427 @@ pub struct Applied {
     pub kept: Vec<Replaced>,
 }
 
+/// What the writer hands back: the answer, and files that turned out to be copies.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    applied: Applied,
+    copies: Vec<String>,
+}
+
 impl Store {
     /// Makes a change true, all of it or nothing. When this returns, it survives a power cut.
     pub async fn apply(&self, change: Change) -> Result<Applied> {
-        todo!("{change:?}")
+        self.may_write()?;
+        let changed = self.inner.catalog.commit(change).await?;
+        self.moved();
+        for key in changed.copies {
+            // Somebody else brought the same bytes first; theirs are the ones that are named.
+            let _ = std::fs::remove_file(self.path_of(&key));
+        }
+        Ok(changed.applied)
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Writes one change inside the group's transaction.
+pub(crate) async fn write(
+    transaction: &mut Transaction<'static, Sqlite>,
+    change: &mut Change,
+    path: &Path,
+) -> Result<Changed> {
+    let mut writing = Writing { db: transaction, path, arrived: Vec::new(), changed: Changed::default() };
+    for (repository, blob) in &change.blobs {
+        writing.blob(repository.as_ref(), blob).await?;
+    }
+    for (repository, digest) in &change.blob_grants {
+        writing.grant_blob(repository, digest).await?;
+    }
+    writing.complete_what_can_be().await?;
+    for manifest in &change.manifests {
+        writing.manifest(manifest).await?;
+    }
+    for (repository, digest) in &change.manifest_grants {
+        writing.grant_manifest(repository, digest).await?;
+    }
+    let mut log = Vec::new();
+    for (repository, entry) in &change.entries {
+        writing.entry(repository, entry, change.force, &mut log).await?;
+    }
+    for (repository, name) in &change.removed {
+        writing.remove(repository, name, &mut log).await?;
+    }
+    writing.log(change.cause.as_ref(), &log).await?;
+    Ok(writing.changed)
+}
+
+struct Writing<'a> {
+    db: &'a mut SqliteConnection,
+    path: &'a Path,
+    /// Digests that are present since this change, whose parents may now be complete.
+    arrived: Vec<Digest>,
+    changed: Changed,
+}
+
+/// One changed entry, as it is logged.
+struct Logged {
+    repository: i64,
+    name: String,
+    old: Option<Entry>,
+    new: Option<Entry>,
+}
+
+type EntryRow = (Vec<u8>, i64, i64, String, String);
+
+impl Writing<'_> {
+    async fn repository(&mut self, repository: &Repository) -> Result<i64> {
+        let (kind, host, name) = (repository.kind.as_str(), &repository.host, &repository.name);
+        let found = sqlx::query_scalar("SELECT id FROM repository WHERE kind = $1 AND host = $2 AND name = $3")
+            .bind(kind)
+            .bind(host)
+            .bind(name)
+            .fetch_optional(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        if let Some(id) = found {
+            return Ok(id);
+        }
+        let checked = repository.clone().check();
+        checked.map_err(|_| Error::Name(repository.to_string()))?;
+        sqlx::query_scalar("INSERT INTO repository (kind, host, name) VALUES ($1, $2, $3) RETURNING id")
+            .bind(kind)
+            .bind(host)
+            .bind(name)
+            .fetch_one(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))
+    }
+
+    async fn blob(&mut self, repository: Option<&Repository>, blob: &NewBlob) -> Result<()> {
+        let written = sqlx::query("INSERT INTO blob (digest, size, key) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+            .bind(blob.digest.as_bytes())
+            .bind(integer(blob.size))
+            .bind(&blob.key)
+            .execute(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        if written.rows_affected() == 0 {
+            self.changed.copies.push(blob.key.clone());
+        } else {
+            self.arrived.push(blob.digest);
+        }
+        match repository {
+            Some(repository) => self.grant_blob(repository, &blob.digest).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn grant_blob(&mut self, repository: &Repository, digest: &Digest) -> Result<()> {
+        if !self.has("SELECT 1 FROM blob WHERE digest = $1", digest).await? {
+            return Err(Error::Missing { repository: repository.clone(), digest: *digest });
+        }
+        let id = self.repository(repository).await?;
+        self.grant(
+            "INSERT INTO repository_blob (repository, digest) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            id,
+            digest,
+        )
+        .await
+    }
+
+    async fn grant_manifest(&mut self, repository: &Repository, digest: &Digest) -> Result<()> {
+        if !self.has("SELECT 1 FROM manifest WHERE digest = $1", digest).await? {
+            return Err(Error::Missing { repository: repository.clone(), digest: *digest });
+        }
+        let id = self.repository(repository).await?;
+        self.grant(
+            "INSERT INTO repository_manifest (repository, digest) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            id,
+            digest,
+        )
+        .await
+    }
+
+    async fn manifest(&mut self, given: &Manifested) -> Result<()> {
+        let Manifested { repository, digest, bytes, media_type, omitted } = given;
+        let mut hasher = artifact::Hasher::new(digest.algorithm());
+        hasher.update(bytes);
+        let found = hasher.finish();
+        if found != *digest {
+            return Err(Error::Mismatch { expected: *digest, found });
+        }
+        let read = artifact::Manifest::parse(bytes, media_type)
+            .map_err(|source| Error::Manifest { digest: *digest, source })?;
+        let annotations = read.annotations.as_ref().and_then(|map| serde_json::to_string(map).ok());
+        sqlx::query(
+            "INSERT INTO manifest (digest, bytes, media_type, artifact_type, subject, annotations, complete) \
+             VALUES ($1, $2, $3, $4, $5, $6, 0) ON CONFLICT DO NOTHING",
+        )
+        .bind(digest.as_bytes())
+        .bind(bytes.as_ref())
+        .bind(&read.media_type)
+        .bind(&read.artifact_type)
+        .bind(read.subject.as_ref().map(|subject| subject.digest.as_bytes().to_vec()))
+        .bind(annotations)
+        .execute(&mut *self.db)
+        .await
+        .map_err(|source| self.error(source))?;
+        let children = read.manifests.iter().map(|child| (child, true));
+        for (child, is_manifest) in children.chain(read.blobs().map(|blob| (blob, false))) {
+            let present = self.is_present(&child.digest, is_manifest).await?;
+            let wanted = !omitted.contains(&child.digest);
+            let carried = wanted && (present || !child.is_foreign());
+            // A link that is carried stays so: another list wanted it. One that was omitted is carried from the moment
+            // its child is present, so that what is offered never gets a hole.
+            sqlx::query(
+                "INSERT INTO link (parent, child, is_manifest, carried, size) VALUES ($1, $2, $3, $4, $5) \
+                 ON CONFLICT DO UPDATE SET carried = 1 WHERE carried = 0 AND $6",
+            )
+            .bind(digest.as_bytes())
+            .bind(child.digest.as_bytes())
+            .bind(is_manifest)
+            .bind(carried)
+            .bind(integer(child.size))
+            .bind(wanted && present)
+            .execute(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        }
+        self.arrived.push(*digest);
+        self.complete_what_can_be().await?;
+        self.grant_manifest(repository, digest).await
+    }
+
+    /// Marks as complete what this change completed, upwards from what arrived.
+    async fn complete_what_can_be(&mut self) -> Result<()> {
+        while let Some(digest) = self.arrived.pop() {
+            let parents = if self.has("SELECT 1 FROM manifest WHERE digest = $1", &digest).await? {
+                let now_complete = sqlx::query(
+                    "UPDATE manifest SET complete = 1 WHERE digest = $1 AND complete = 0 AND NOT EXISTS ( \
+                     SELECT 1 FROM link WHERE parent = $1 AND carried = 1 AND CASE WHEN is_manifest = 1 \
+                     THEN NOT EXISTS (SELECT 1 FROM manifest AS below WHERE below.digest = link.child AND below.complete = 1) \
+                     ELSE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = link.child) END)",
+                )
+                .bind(digest.as_bytes())
+                .execute(&mut *self.db)
+                .await
+                .map_err(|source| self.error(source))?;
+                now_complete.rows_affected() > 0
+            } else {
+                true
+            };
+            if parents {
+                let above: Vec<Vec<u8>> = sqlx::query_scalar(
+                    "SELECT parent FROM link JOIN manifest ON manifest.digest = parent \
+                     WHERE child = $1 AND carried = 1 AND complete = 0",
+                )
+                .bind(digest.as_bytes())
+                .fetch_all(&mut *self.db)
+                .await
+                .map_err(|source| self.error(source))?;
+                self.arrived.extend(above.iter().filter_map(|bytes| Digest::from_bytes(bytes)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn entry(
+        &mut self,
+        repository: &Repository,
+        entry: &Entry,
+        force: bool,
+        log: &mut Vec<Logged>,
+    ) -> Result<()> {
+        let named = match repository.kind {
+            artifact::Kind::Image => valid_tag(&entry.name) || entry.name.parse::<Digest>().is_ok(),
+            _ => valid_path(&entry.name),
+        };
+        if !named {
+            return Err(Error::Name(entry.name.clone()));
+        }
+        self.offerable(repository, &entry.digest).await?;
+        let id = self.repository(repository).await?;
+        let old = self.existing(id, &entry.name).await?;
+        if let Some(old) = &old {
+            let changes = old.digest != entry.digest;
+            if changes && old.seen > entry.seen && !force {
+                self.changed.applied.kept.push(replaced(repository, &entry.name, Some(old), Some(entry)));
+                return Ok(());
+            }
+            if !changes && old.seen >= entry.seen {
+                return Ok(());
+            }
+        }
+        sqlx::query(
+            "INSERT INTO entry (repository, name, digest, size, seen, origin, trust) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+             ON CONFLICT (repository, name) DO UPDATE SET digest = excluded.digest, size = excluded.size, \
+             seen = excluded.seen, origin = excluded.origin, trust = excluded.trust",
+        )
+        .bind(id)
+        .bind(&entry.name)
+        .bind(entry.digest.as_bytes())
+        .bind(integer(entry.size))
+        .bind(entry.seen)
+        .bind(&entry.origin)
+        .bind(entry.trust.as_str())
+        .execute(&mut *self.db)
+        .await
+        .map_err(|source| self.error(source))?;
+        if old.as_ref().map(|old| old.digest) != Some(entry.digest) {
+            self.changed.applied.replaced.push(replaced(repository, &entry.name, old.as_ref(), Some(entry)));
+            log.push(Logged { repository: id, name: entry.name.clone(), old, new: Some(entry.clone()) });
+        }
+        Ok(())
+    }
+
+    /// An entry offers only what is there, whole, and granted to its repository.
+    async fn offerable(&mut self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let id = self.repository(repository).await?;
+        let (granted, complete) = match repository.kind {
+            artifact::Kind::Image => (
+                "SELECT complete FROM manifest JOIN repository_manifest USING (digest) WHERE digest = $1 AND repository = $2",
+                true,
+            ),
+            _ => {
+                ("SELECT 1 FROM blob JOIN repository_blob USING (digest) WHERE digest = $1 AND repository = $2", false)
+            }
+        };
+        let found: Option<i64> = sqlx::query_scalar(granted)
+            .bind(digest.as_bytes())
+            .bind(id)
+            .fetch_optional(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        match found {
+            Some(1) => Ok(()),
+            Some(_) if complete => {
+                let missing = self.first_missing(digest).await?;
+                Err(Error::Incomplete { repository: repository.clone(), digest: *digest, missing })
+            }
+            _ => Err(Error::Missing { repository: repository.clone(), digest: *digest }),
+        }
+    }
+
+    async fn first_missing(&mut self, digest: &Digest) -> Result<Digest> {
+        let found: Option<Vec<u8>> = sqlx::query_scalar(
+            "WITH RECURSIVE below (child, is_manifest) AS ( \
+             SELECT child, is_manifest FROM link WHERE parent = $1 AND carried = 1 UNION \
+             SELECT link.child, link.is_manifest FROM link JOIN below ON link.parent = below.child WHERE carried = 1) \
+             SELECT child FROM below WHERE CASE WHEN is_manifest = 1 \
+             THEN NOT EXISTS (SELECT 1 FROM manifest WHERE digest = child) \
+             ELSE NOT EXISTS (SELECT 1 FROM blob WHERE digest = child) END LIMIT 1",
+        )
+        .bind(digest.as_bytes())
+        .fetch_optional(&mut *self.db)
+        .await
+        .map_err(|source| self.error(source))?;
+        Ok(found.and_then(|bytes| Digest::from_bytes(&bytes)).unwrap_or(*digest))
+    }
+
+    async fn remove(&mut self, repository: &Repository, name: &str, log: &mut Vec<Logged>) -> Result<()> {
+        let id = self.repository(repository).await?;
+        let Some(old) = self.existing(id, name).await? else { return Ok(()) };
+        sqlx::query("DELETE FROM entry WHERE repository = $1 AND name = $2")
+            .bind(id)
+            .bind(name)
+            .execute(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        self.changed.applied.replaced.push(replaced(repository, name, Some(&old), None));
+        log.push(Logged { repository: id, name: name.to_owned(), old: Some(old), new: None });
+        Ok(())
+    }
+
+    /// Remembers what entries were. A change without a cause belongs to the generation that is current.
+    async fn log(&mut self, cause: Option<&Cause>, log: &[Logged]) -> Result<()> {
+        if log.is_empty() {
+            return Ok(());
+        }
+        let generation: i64 = match cause {
+            Some(cause) => sqlx::query_scalar(
+                "INSERT INTO generation (at, action, subject, by) VALUES ($1, $2, $3, $4) RETURNING number",
+            )
+            .bind(now())
+            .bind(&cause.action)
+            .bind(&cause.subject)
+            .bind(&cause.by),
+            None => sqlx::query_scalar("SELECT coalesce(max(number), 0) FROM generation"),
+        }
+        .fetch_one(&mut *self.db)
+        .await
+        .map_err(|source| self.error(source))?;
+        self.changed.applied.generation = cause.map(|_| generation);
+        let text = |entry: &Option<Entry>| entry.as_ref().and_then(|entry| serde_json::to_string(entry).ok());
+        for Logged { repository, name, old, new } in log {
+            sqlx::query("INSERT INTO change (generation, repository, name, old, new) VALUES ($1, $2, $3, $4, $5)")
+                .bind(generation)
+                .bind(repository)
+                .bind(name)
+                .bind(text(old))
+                .bind(text(new))
+                .execute(&mut *self.db)
+                .await
+                .map_err(|source| self.error(source))?;
+        }
+        Ok(())
+    }
+
+    async fn existing(&mut self, repository: i64, name: &str) -> Result<Option<Entry>> {
+        let row: Option<EntryRow> =
+            sqlx::query_as("SELECT digest, size, seen, origin, trust FROM entry WHERE repository = $1 AND name = $2")
+                .bind(repository)
+                .bind(name)
+                .fetch_optional(&mut *self.db)
+                .await
+                .map_err(|source| self.error(source))?;
+        Ok(row.and_then(|(digest, size, seen, origin, trust)| {
+            crate::read::entry_of(name.to_owned(), &digest, size, seen, origin, &trust)
+        }))
+    }
+
+    async fn is_present(&mut self, digest: &Digest, is_manifest: bool) -> Result<bool> {
+        let question = if is_manifest {
+            "SELECT 1 FROM manifest WHERE digest = $1 AND complete = 1"
+        } else {
+            "SELECT 1 FROM blob WHERE digest = $1"
+        };
+        self.has(question, digest).await
+    }
+
+    async fn has(&mut self, question: &'static str, digest: &Digest) -> Result<bool> {
+        let found: Option<i64> = sqlx::query_scalar(question)
+            .bind(digest.as_bytes())
+            .fetch_optional(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        Ok(found.is_some())
+    }
+
+    async fn grant(&mut self, statement: &'static str, repository: i64, digest: &Digest) -> Result<()> {
+        let written = sqlx::query(statement).bind(repository).bind(digest.as_bytes()).execute(&mut *self.db).await;
+        written.map(drop).map_err(|source| self.error(source))
+    }
+
+    fn error(&self, source: sqlx::Error) -> Error {
+        Error::Catalog { path: PathBuf::from(self.path), source }
+    }
+}
+
+fn replaced(repository: &Repository, name: &str, old: Option<&Entry>, new: Option<&Entry>) -> Replaced {
+    Replaced {
+        repository: repository.clone(),
+        name: name.to_owned(),
+        old: old.map(|entry| entry.digest),
+        new: new.map(|entry| entry.digest),
+    }
+}
+
+/// SQL has signed integers; sizes beyond 2^63 do not exist.
+pub(crate) fn integer(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
 }

@@ -72,6 +72,28 @@ pub enum Error {
         /// What it lacks.
         digest: Digest,
     },
+    /// An entry would offer something with a hole in it.
+    #[error("{repository}: {digest} is not complete: {missing} is not there")]
+    Incomplete {
+        /// The repository.
+        repository: Repository,
+        /// What the entry names.
+        digest: Digest,
+        /// The first thing that is missing.
+        missing: Digest,
+    },
+    /// A name that no repository or entry has.
+    #[error("`{0}` is not a name that a repository or an entry can have")]
+    Name(String),
+    /// Two parts of one process write the same blob from pieces.
+    #[error("{digest} is being put together already")]
+    Busy {
+        /// The blob.
+        digest: Digest,
+    },
+    /// There is no such generation.
+    #[error("there is no generation {0}")]
+    NoGeneration(i64),
     /// A manifest cannot be read.
     #[error("{digest}: {source}")]
     Manifest {
@@ -96,6 +118,30 @@ impl Error {
     pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run as the user that owns the store, or name another one with --store".to_owned()
+            }
+            Self::Io { .. } if self.is_no_space() => {
+                "make room on that disk, or put the store on another one with --store; what was loaded so far is kept"
+                    .to_owned()
+            }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                "mount it writable, or name another store with --store".to_owned()
+            }
+            Self::Held { .. } => "wait until it has ended, or end it; one process holds a store at a time".to_owned(),
+            Self::Newer { .. } => "use the newer naru that wrote it".to_owned(),
+            Self::NotAStore { .. } => "name an empty folder, or one that naru made, with --store".to_owned(),
+            Self::Catalog { .. } => "if the disk is sound, `naru fsck` tells what is wrong".to_owned(),
+            Self::Mismatch { .. } => "the copy is damaged; fetch or load it again".to_owned(),
+            Self::Stopped { .. } => "check the disk, then start naru again; what was acknowledged is kept".to_owned(),
+            Self::NoGeneration(_) => "`naru history` lists the generations there are".to_owned(),
+            _ => return None,
+        })
     }
 
     /// Whether the disk (or a quota, or a file-size limit) is what was in the way.

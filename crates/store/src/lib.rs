@@ -1,54 +1,112 @@
 //! Where it rests: blobs and a catalog, the same on both sides of the gap.
 //!
 //!     STORE/
-//!     ├── naru.db                  the catalog (SQLite, WAL, synchronous=FULL)
-//!     ├── naru.sock                the holder's socket, while a server holds the store
-//!     ├── lock                     held (flock) by the one process that has the store open
+//!     ├── naru.db                     the catalog (SQLite, WAL, synchronous=FULL)
+//!     ├── naru.sock                   the holder's socket, while a server holds the store
+//!     ├── lock                        held (flock) by the one process that has the store open
 //!     ├── blobs/sha256/ab/abcd….KEY   every byte once; a key is never written twice
-//!     └── partial/                 what is being written; `sha256-abcd…` are continued by the next run
+//!     └── partial/                    what is being written; `sha256-abcd…` are continued by the next run
 //!
 //! A [`Store`] is opened by one process. Bytes go in through a [`BlobWriter`] (hashed as they pass, fsynced, renamed
 //! into place) and become visible only when a [`Change`] that names them is applied: one transaction that writes
 //! blobs, manifests, links, grants and entries together. Concurrent changes share one commit (group commit).
+//!
+//! An entry names only what is *complete*: a change that would offer something with a hole in it is refused.
 
+mod blobs;
+mod catalog;
 mod change;
 mod error;
+mod fsck;
+mod lock;
 mod read;
+mod socket;
 mod writer;
 
 pub use change::{Applied, Cause, Change, Replaced};
 pub use error::{Error, Result};
-pub use read::{Blob, Candidate, Hit, Link, Referrer, StoredManifest, Usage};
+pub use fsck::{Finding, Fsck};
+pub use read::{Blob, Candidate, Generation, Hit, Link, Referrer, StoredManifest, Usage};
+pub use socket::{Call, Socket, call};
 pub use writer::{BlobWriter, NewBlob, Patchwork};
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use artifact::Digest;
 
 /// A store, held by this process. Cheap to clone.
-#[derive(Clone)]
-pub struct Store {}
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    folder: PathBuf,
+    catalog: catalog::Catalog,
+    version: AtomicU64,
+    /// The first fsync that failed: nothing is written after it.
+    stopped: OnceLock<String>,
+    /// Partial files that a writer of this process has in hand.
+    in_hand: Mutex<HashSet<Digest>>,
+    /// Released last.
+    _lock: lock::Lock,
+}
 
 impl Store {
     /// Opens the store in `folder`, making it when there is none; takes its lock.
     ///
     /// # Errors
-    /// [`Error::Held`] when another process holds it, [`Error::Newer`] when a newer Naru wrote it, [`Error::Io`] with
-    /// the path otherwise.
+    /// [`Error::Held`] when another process holds it, [`Error::Newer`] when a newer Naru wrote it, [`Error::NotAStore`]
+    /// when something else is in the folder, [`Error::Io`] with the path otherwise.
     pub async fn open(folder: &Path) -> Result<Self> {
-        todo!("{}", folder.display())
+        blobs::lay_folders(folder)?;
+        let lock = lock::Lock::take(folder)?;
+        let catalog = catalog::Catalog::open(folder).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                folder: folder.to_owned(),
+                catalog,
+                version: AtomicU64::new(1),
+                stopped: OnceLock::new(),
+                in_hand: Mutex::default(),
+                _lock: lock,
+            }),
+        })
     }
 
     /// The store's folder.
     pub fn folder(&self) -> &Path {
-        todo!()
+        &self.inner.folder
     }
 
-    /// Ends all writing and releases the lock.
+    /// Ends all writing; what was acknowledged is in the database's own file then. The lock goes with the last clone.
     pub async fn close(&self) {
-        todo!()
+        self.inner.catalog.close().await;
     }
 
     /// Counts committed changes; whoever caches mutable names drops them when it moves.
     pub fn version(&self) -> u64 {
-        todo!()
+        self.inner.version.load(Ordering::Acquire)
+    }
+
+    fn moved(&self) {
+        self.inner.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Refuses to write once an fsync has failed.
+    fn may_write(&self) -> Result<()> {
+        match self.inner.stopped.get() {
+            Some(why) => Err(Error::Stopped { path: self.inner.folder.clone(), why: why.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// A failed fsync is never retried: the kernel may have dropped the pages and marked them clean.
+    fn stop(&self, error: &Error) {
+        let _ = self.inner.stopped.set(error.to_string());
     }
 }

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 
-use artifact::{Digest, Entry, Kind, Repository};
+use artifact::{Digest, Entry, Kind, Repository, Trust};
 use bytes::Bytes;
 
-use crate::{Cause, Replaced, Result, Store};
+use crate::change::now;
+use crate::{Applied, Cause, Change, Error, Result, Store};
 
 /// A blob that the catalog names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub struct Link {
     pub is_manifest: bool,
     /// Carried, or omitted on purpose.
     pub carried: bool,
-    /// Whether the store has it.
+    /// Whether the store has it (a manifest: complete).
     pub present: bool,
     /// Bytes, as the parent says.
     pub size: u64,
@@ -70,7 +71,7 @@ pub struct Candidate {
     pub digest: Digest,
 }
 
-/// A thing that a search found.
+/// An entry with its repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
     /// Its repository.
@@ -79,65 +80,136 @@ pub struct Hit {
     pub entry: Entry,
 }
 
+/// A numbered state of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Its number, counted from 1.
+    pub number: i64,
+    /// When it began, in seconds since 1970.
+    pub at: i64,
+    /// Why.
+    pub cause: Cause,
+    /// How many entries changed with it or since, before the next.
+    pub changed: i64,
+}
+
 /// How much a store holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Repositories.
-    pub repositories: u64,
+    pub repositories: i64,
     /// Entries.
-    pub entries: u64,
+    pub entries: i64,
     /// Manifests.
-    pub manifests: u64,
+    pub manifests: i64,
     /// Blobs.
-    pub blobs: u64,
+    pub blobs: i64,
     /// Bytes of the blobs.
-    pub bytes: u64,
+    pub bytes: i64,
 }
+
+type EntryRow = (String, Vec<u8>, i64, i64, String, String);
+type ReferrerRow = (Vec<u8>, i64, String, Option<String>, Option<String>);
+type HitRow = (String, String, String, String, Vec<u8>, i64, i64, String, String);
 
 impl Store {
     /// A blob, whoever may show it. For commands; a server asks [`Store::granted_blob`].
     pub async fn blob(&self, digest: &Digest) -> Result<Option<Blob>> {
-        todo!("{digest}")
+        let row = sqlx::query_as("SELECT size, key FROM blob WHERE digest = $1").bind(digest.as_bytes());
+        let found: Option<(i64, String)> = row.fetch_optional(self.db()).await.map_err(|e| self.failed(e))?;
+        Ok(found.map(|(size, key)| Blob { digest: *digest, size: size.cast_unsigned(), key }))
     }
 
     /// Which of these blobs the store has.
     pub async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Blob>> {
-        todo!("{digests:?}")
+        let mut found = Vec::new();
+        for digest in digests {
+            found.extend(self.blob(digest).await?);
+        }
+        Ok(found)
     }
 
     /// A blob that this repository may show.
     pub async fn granted_blob(&self, repository: &Repository, digest: &Digest) -> Result<Option<Blob>> {
-        todo!("{repository} {digest}")
+        let found: Option<(i64, String)> = sqlx::query_as(
+            "SELECT size, key FROM blob JOIN repository_blob USING (digest) JOIN repository ON repository.id = repository \
+             WHERE digest = $1 AND kind = $2 AND host = $3 AND name = $4",
+        )
+        .bind(digest.as_bytes())
+        .bind(repository.kind.as_str())
+        .bind(&repository.host)
+        .bind(&repository.name)
+        .fetch_optional(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        Ok(found.map(|(size, key)| Blob { digest: *digest, size: size.cast_unsigned(), key }))
     }
 
     /// Opens a blob's bytes for reading.
     pub fn open_blob(&self, blob: &Blob) -> Result<File> {
-        todo!("{blob:?}")
+        let path = self.path_of(&blob.key);
+        File::open(&path).map_err(Error::io(&path))
     }
 
     /// A manifest, whoever may show it. For commands; a server asks [`Store::granted_manifest`].
     pub async fn manifest(&self, digest: &Digest) -> Result<Option<StoredManifest>> {
-        todo!("{digest}")
+        let found: Option<(Vec<u8>, String, bool)> =
+            sqlx::query_as("SELECT bytes, media_type, complete FROM manifest WHERE digest = $1")
+                .bind(digest.as_bytes())
+                .fetch_optional(self.db())
+                .await
+                .map_err(|error| self.failed(error))?;
+        Ok(found.map(|row| stored(digest, row)))
     }
 
     /// A manifest that this repository may show.
     pub async fn granted_manifest(&self, repository: &Repository, digest: &Digest) -> Result<Option<StoredManifest>> {
-        todo!("{repository} {digest}")
+        let found: Option<(Vec<u8>, String, bool)> = sqlx::query_as(
+            "SELECT bytes, media_type, complete FROM manifest JOIN repository_manifest USING (digest) \
+             JOIN repository ON repository.id = repository \
+             WHERE digest = $1 AND kind = $2 AND host = $3 AND name = $4",
+        )
+        .bind(digest.as_bytes())
+        .bind(repository.kind.as_str())
+        .bind(&repository.host)
+        .bind(&repository.name)
+        .fetch_optional(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        Ok(found.map(|row| stored(digest, row)))
     }
 
-    /// An entry, whether complete or not.
+    /// An entry, whether it is complete (always, unless bytes were lost since) or not.
     pub async fn entry(&self, repository: &Repository, name: &str) -> Result<Option<Entry>> {
-        todo!("{repository} {name}")
+        let found: Option<EntryRow> = sqlx::query_as(
+            "SELECT entry.name, digest, size, seen, origin, trust FROM entry JOIN repository ON repository.id = repository \
+             WHERE kind = $1 AND host = $2 AND repository.name = $3 AND entry.name = $4",
+        )
+        .bind(repository.kind.as_str())
+        .bind(&repository.host)
+        .bind(&repository.name)
+        .bind(name)
+        .fetch_optional(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        Ok(found.and_then(entry_of_row))
     }
 
-    /// Whether what an entry names can be offered: a manifest that is complete, a blob that is there.
-    pub async fn is_complete(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
-        todo!("{repository} {digest}")
-    }
-
-    /// Complete entries whose names sort (bytewise) after `after`, at most `limit`.
+    /// Entries whose names sort (bytewise) after `after`, at most `limit`.
     pub async fn entries(&self, repository: &Repository, after: &str, limit: u32) -> Result<Vec<Entry>> {
-        todo!("{repository} {after} {limit}")
+        let found: Vec<EntryRow> = sqlx::query_as(
+            "SELECT entry.name, digest, size, seen, origin, trust FROM entry JOIN repository ON repository.id = repository \
+             WHERE kind = $1 AND host = $2 AND repository.name = $3 AND entry.name > $4 ORDER BY entry.name LIMIT $5",
+        )
+        .bind(repository.kind.as_str())
+        .bind(&repository.host)
+        .bind(&repository.name)
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        Ok(found.into_iter().filter_map(entry_of_row).collect())
     }
 
     /// Repositories in the order of (kind, host, name) after `after`, at most `limit`.
@@ -147,77 +219,292 @@ impl Store {
         after: Option<&Repository>,
         limit: u32,
     ) -> Result<Vec<Repository>> {
-        todo!("{kind:?} {after:?} {limit}")
+        let found: Vec<(String, String, String)> = sqlx::query_as(
+            "SELECT kind, host, name FROM repository WHERE ($1 = '' OR kind = $1) AND (kind, host, name) > ($2, $3, $4) \
+             ORDER BY kind, host, name LIMIT $5",
+        )
+        .bind(kind.map_or("", Kind::as_str))
+        .bind(after.map_or("", |repository| repository.kind.as_str()))
+        .bind(after.map_or("", |repository| &repository.host))
+        .bind(after.map_or("", |repository| &repository.name))
+        .bind(i64::from(limit))
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        Ok(found.into_iter().filter_map(|(kind, host, name)| repository_of(&kind, host, name)).collect())
     }
 
     /// The hosts of which there are repositories of this kind, sorted; a local one's is empty.
     pub async fn hosts(&self, kind: Kind) -> Result<Vec<String>> {
-        todo!("{kind}")
+        sqlx::query_scalar("SELECT DISTINCT host FROM repository WHERE kind = $1 ORDER BY host")
+            .bind(kind.as_str())
+            .fetch_all(self.db())
+            .await
+            .map_err(|error| self.failed(error))
     }
 
-    /// Image repositories of every host (and local) named `name` that have this tag, manifest or blob, complete.
+    /// Image repositories of every host (and local) named `name` that have this tag, manifest or blob.
     pub async fn candidates(&self, name: &str, reference: &str) -> Result<Vec<Candidate>> {
-        todo!("{name} {reference}")
+        let found: Vec<(String, Vec<u8>)> = if let Ok(digest) = reference.parse::<Digest>() {
+            sqlx::query_as(
+                "SELECT host, digest FROM repository JOIN repository_manifest ON repository = id \
+                 WHERE kind = 'image' AND name = $1 AND digest = $2 UNION \
+                 SELECT host, digest FROM repository JOIN repository_blob ON repository = id \
+                 WHERE kind = 'image' AND name = $1 AND digest = $2 ORDER BY host",
+            )
+            .bind(name)
+            .bind(digest.as_bytes())
+            .fetch_all(self.db())
+            .await
+        } else {
+            sqlx::query_as(
+                "SELECT host, digest FROM repository JOIN entry ON repository = id \
+                 WHERE kind = 'image' AND repository.name = $1 AND entry.name = $2 ORDER BY host",
+            )
+            .bind(name)
+            .bind(reference)
+            .fetch_all(self.db())
+            .await
+        }
+        .map_err(|error| self.failed(error))?;
+        let candidates = found.into_iter().filter_map(|(host, digest)| {
+            Some(Candidate { repository: Repository::image(host, name), digest: Digest::from_bytes(&digest)? })
+        });
+        Ok(candidates.collect())
     }
 
     /// What refers to `subject` in this repository, sorted by digest.
     pub async fn referrers(&self, repository: &Repository, subject: &Digest) -> Result<Vec<Referrer>> {
-        todo!("{repository} {subject}")
+        let found: Vec<ReferrerRow> = sqlx::query_as(
+            "SELECT digest, length(bytes), media_type, artifact_type, annotations FROM manifest \
+             JOIN repository_manifest USING (digest) JOIN repository ON repository.id = repository \
+             WHERE subject = $1 AND complete = 1 AND kind = $2 AND host = $3 AND name = $4 ORDER BY digest",
+        )
+        .bind(subject.as_bytes())
+        .bind(repository.kind.as_str())
+        .bind(&repository.host)
+        .bind(&repository.name)
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        let referrers = found.into_iter().filter_map(|(digest, size, media_type, artifact_type, annotations)| {
+            Some(Referrer {
+                digest: Digest::from_bytes(&digest)?,
+                size: size.cast_unsigned(),
+                media_type,
+                artifact_type,
+                annotations: annotations.and_then(|text| serde_json::from_str(&text).ok()),
+            })
+        });
+        Ok(referrers.collect())
     }
 
     /// What a manifest points at.
     pub async fn links(&self, parent: &Digest) -> Result<Vec<Link>> {
-        todo!("{parent}")
+        let found: Vec<(Vec<u8>, bool, bool, i64, bool)> = sqlx::query_as(
+            "SELECT child, is_manifest, carried, size, CASE WHEN is_manifest = 1 \
+             THEN EXISTS (SELECT 1 FROM manifest WHERE digest = child AND complete = 1) \
+             ELSE EXISTS (SELECT 1 FROM blob WHERE digest = child) END FROM link WHERE parent = $1 ORDER BY child",
+        )
+        .bind(parent.as_bytes())
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        let links = found.into_iter().filter_map(|(child, is_manifest, carried, size, present)| {
+            let child = Digest::from_bytes(&child)?;
+            Some(Link { child, is_manifest, carried, present, size: size.cast_unsigned() })
+        });
+        Ok(links.collect())
     }
 
     /// The manifests that point at this digest.
     pub async fn parents(&self, child: &Digest) -> Result<Vec<Digest>> {
-        todo!("{child}")
+        let found: Vec<Vec<u8>> = sqlx::query_scalar("SELECT parent FROM link WHERE child = $1 ORDER BY parent")
+            .bind(child.as_bytes())
+            .fetch_all(self.db())
+            .await
+            .map_err(|error| self.failed(error))?;
+        Ok(found.iter().filter_map(|bytes| Digest::from_bytes(bytes)).collect())
     }
 
     /// The entries that name exactly this digest.
     pub async fn entries_of(&self, digest: &Digest) -> Result<Vec<Hit>> {
-        todo!("{digest}")
+        let found: Vec<HitRow> = sqlx::query_as(
+            "SELECT kind, host, repository.name, entry.name, digest, size, seen, origin, trust FROM entry \
+             JOIN repository ON repository.id = repository WHERE digest = $1 ORDER BY kind, host, repository.name, entry.name",
+        )
+        .bind(digest.as_bytes())
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        Ok(found.into_iter().filter_map(hit_of).collect())
     }
 
-    /// Entries whose repository or name has `text` in it (a substring, any case), best first.
+    /// Entries whose repository, name or digest has `text` in it (a substring, any case of ASCII letters), sorted.
     pub async fn search(&self, text: &str, limit: u32) -> Result<Vec<Hit>> {
-        todo!("{text} {limit}")
+        let found: Vec<HitRow> = sqlx::query_as(
+            "SELECT kind, host, repository.name, entry.name, digest, size, seen, origin, trust FROM entry \
+             JOIN repository ON repository.id = repository \
+             WHERE instr(lower(host || '/' || repository.name || CASE kind WHEN 'image' THEN ':' ELSE '/' END || entry.name), $1) > 0 \
+             OR ($1 <> '' AND instr(lower(hex(digest)), replace($1, 'sha256:', '')) > 0) \
+             ORDER BY length(repository.name), kind, host, repository.name, entry.name LIMIT $2",
+        )
+        .bind(text.to_ascii_lowercase())
+        .bind(i64::from(limit))
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        Ok(found.into_iter().filter_map(hit_of).collect())
     }
 
     /// How much there is.
     pub async fn usage(&self) -> Result<Usage> {
-        todo!()
+        let (repositories, entries, manifests, blobs, bytes): (i64, i64, i64, i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM repository), (SELECT count(*) FROM entry), (SELECT count(*) FROM manifest), \
+             (SELECT count(*) FROM blob), (SELECT coalesce(sum(size), 0) FROM blob)",
+        )
+        .fetch_one(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        Ok(Usage { repositories, entries, manifests, blobs, bytes })
     }
 
     /// A document of the site (CA, keys, token hashes, bundle records), by name.
     pub async fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        todo!("{name}")
+        sqlx::query_scalar("SELECT bytes FROM document WHERE name = $1")
+            .bind(name)
+            .fetch_optional(self.db())
+            .await
+            .map_err(|error| self.failed(error))
     }
 
     /// Names of documents that begin with `prefix`, sorted.
     pub async fn documents(&self, prefix: &str) -> Result<Vec<String>> {
-        todo!("{prefix}")
+        sqlx::query_scalar("SELECT name FROM document WHERE substr(name, 1, length($1)) = $1 ORDER BY name")
+            .bind(prefix)
+            .fetch_all(self.db())
+            .await
+            .map_err(|error| self.failed(error))
     }
 
     /// Puts a document unless there is one, and returns the one that is there now: two replicas that start together
     /// agree on one CA.
     pub async fn document_once(&self, name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
-        todo!("{name} {bytes:?}")
+        self.may_write()?;
+        sqlx::query("INSERT INTO document (name, bytes) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            .bind(name)
+            .bind(bytes)
+            .execute(self.inner.catalog.writer())
+            .await
+            .map_err(|error| self.failed(error))?;
+        Ok(self.document(name).await?.unwrap_or_else(|| bytes.to_vec()))
     }
 
     /// Puts a document in the place of whatever was there; `None` removes it.
     pub async fn set_document(&self, name: &str, bytes: Option<&[u8]>) -> Result<()> {
-        todo!("{name} {bytes:?}")
+        self.may_write()?;
+        let statement = match bytes {
+            Some(bytes) => sqlx::query(
+                "INSERT INTO document (name, bytes) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET bytes = excluded.bytes",
+            )
+            .bind(name)
+            .bind(bytes),
+            None => sqlx::query("DELETE FROM document WHERE name = $1").bind(name),
+        };
+        statement.execute(self.inner.catalog.writer()).await.map(drop).map_err(|error| self.failed(error))
     }
 
-    /// Generations, newest first: number, when (seconds since 1970), why, and how many entries it changed.
-    pub async fn history(&self, limit: u32) -> Result<Vec<(i64, i64, Cause, u64)>> {
-        todo!("{limit}")
+    /// Generations, newest first.
+    pub async fn history(&self, limit: u32) -> Result<Vec<Generation>> {
+        let found: Vec<(i64, i64, String, String, String, i64)> = sqlx::query_as(
+            "SELECT number, at, action, subject, by, (SELECT count(*) FROM change WHERE generation = number) \
+             FROM generation ORDER BY number DESC LIMIT $1",
+        )
+        .bind(i64::from(limit))
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        let generations = found.into_iter().map(|(number, at, action, subject, by, changed)| Generation {
+            number,
+            at,
+            cause: Cause { action, subject, by },
+            changed,
+        });
+        Ok(generations.collect())
     }
 
-    /// What must be undone, entry by entry, to be again as after generation `number`: each entry's state then.
-    pub async fn state_at(&self, number: i64) -> Result<Vec<Replaced>> {
-        todo!("{number}")
+    /// Puts every entry back to what it was after generation `number` (0: before the first), as a new generation.
+    ///
+    /// # Errors
+    /// [`Error::NoGeneration`]; [`Error::Missing`] when the bytes of an entry are gone since.
+    pub async fn restore(&self, number: i64, by: &str) -> Result<Applied> {
+        let newest = self.history(1).await?.first().map_or(0, |generation| generation.number);
+        if !(0..=newest).contains(&number) {
+            return Err(Error::NoGeneration(number));
+        }
+        // Of each entry the first change after that generation knows what it was.
+        let found: Vec<(String, String, String, String, Option<String>)> = sqlx::query_as(
+            "SELECT kind, host, repository.name, change.name, old FROM change JOIN repository ON repository.id = repository \
+             WHERE change.id IN (SELECT min(id) FROM change WHERE generation > $1 GROUP BY repository, name) \
+             ORDER BY change.id",
+        )
+        .bind(number)
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        let cause = Cause { action: "restore".to_owned(), subject: format!("generation {number}"), by: by.to_owned() };
+        let mut change = Change::because(cause);
+        change.force();
+        for (kind, host, name, entry, old) in found {
+            let Some(repository) = repository_of(&kind, host, name) else { continue };
+            match old.and_then(|text| serde_json::from_str::<Entry>(&text).ok()) {
+                Some(old) => change.entry(&repository, Entry { seen: old.seen.max(1), ..old }),
+                None => change.remove(&repository, &entry),
+            };
+        }
+        self.apply(change).await
     }
+
+    /// Seconds since 1970, as the catalog counts them.
+    pub fn now(&self) -> i64 {
+        now()
+    }
+
+    pub(crate) fn db(&self) -> &sqlx::SqlitePool {
+        self.inner.catalog.readers()
+    }
+
+    pub(crate) fn failed(&self, error: sqlx::Error) -> Error {
+        self.inner.catalog.error(error)
+    }
+}
+
+fn stored(digest: &Digest, (bytes, media_type, complete): (Vec<u8>, String, bool)) -> StoredManifest {
+    StoredManifest { digest: *digest, bytes: bytes.into(), media_type, complete }
+}
+
+fn repository_of(kind: &str, host: String, name: String) -> Option<Repository> {
+    Some(Repository { kind: kind.parse().ok()?, host, name })
+}
+
+fn hit_of((kind, host, repository, name, digest, size, seen, origin, trust): HitRow) -> Option<Hit> {
+    let entry = entry_of(name, &digest, size, seen, origin, &trust)?;
+    Some(Hit { repository: repository_of(&kind, host, repository)?, entry })
+}
+
+fn entry_of_row((name, digest, size, seen, origin, trust): EntryRow) -> Option<Entry> {
+    entry_of(name, &digest, size, seen, origin, &trust)
+}
+
+/// An entry from its columns.
+pub(crate) fn entry_of(
+    name: String,
+    digest: &[u8],
+    size: i64,
+    seen: i64,
+    origin: String,
+    trust: &str,
+) -> Option<Entry> {
+    let trust = Trust::ALL.into_iter().find(|known| known.as_str() == trust)?;
+    Some(Entry { name, digest: Digest::from_bytes(digest)?, size: size.cast_unsigned(), seen, origin, trust })
 }

@@ -1,14 +1,25 @@
 //! How bytes get in: hashed while they are written, and nowhere visible before they are whole.
 
-use artifact::Digest;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
 
-use crate::{Result, Store};
+use artifact::{Algorithm, Digest, Hasher};
+
+use crate::{Error, Result, Store, blobs};
+
+/// Bytes read at a time when a partial file is hashed again.
+const CHUNK: usize = 1 << 20;
 
 /// A blob that is whole, durable and in its place, and that no change has named yet. Dropped unused, its file goes.
 #[derive(Debug)]
 pub struct NewBlob {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
+    pub(crate) key: String,
+    /// The file to remove when nobody names it; `None` once a change has taken it over.
+    pub(crate) unnamed: Option<PathBuf>,
 }
 
 impl NewBlob {
@@ -23,77 +34,224 @@ impl NewBlob {
     }
 }
 
+impl Drop for NewBlob {
+    fn drop(&mut self) {
+        if let Some(path) = self.unnamed.take() {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// Writes one blob, in order. Blocking: for blocking threads.
 #[derive(Debug)]
-pub struct BlobWriter {}
+pub struct BlobWriter {
+    store: Store,
+    file: File,
+    path: PathBuf,
+    expected: Option<Digest>,
+    hasher: Hasher,
+    len: u64,
+    /// Whether it has a partial file in hand that stays when the writer is dropped.
+    resumes: bool,
+}
 
 impl BlobWriter {
     /// How many bytes are there already: more than none when a partial file of an earlier run was found.
     pub fn len(&self) -> u64 {
-        todo!()
+        self.len
     }
 
     /// Whether nothing is there yet.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
 
     /// Takes the next bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        todo!("{bytes:?}")
+        self.file.write_all(bytes).map_err(Error::io(&self.path))?;
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+        Ok(())
     }
 
     /// Begins again from nothing (the upstream would not continue where we were).
     pub fn restart(&mut self) -> Result<()> {
-        todo!()
+        self.file.set_len(0).map_err(Error::io(&self.path))?;
+        std::io::Seek::rewind(&mut self.file).map_err(Error::io(&self.path))?;
+        self.hasher = hasher_for(self.expected.as_ref());
+        self.len = 0;
+        Ok(())
     }
 
     /// Checks the digest against what was expected, makes the bytes durable and puts them in their place. Wrong bytes
     /// are removed: a partial file never survives a mismatch.
-    pub fn finish(self) -> Result<NewBlob> {
-        todo!()
+    pub fn finish(mut self) -> Result<NewBlob> {
+        self.store.may_write()?;
+        let found = std::mem::replace(&mut self.hasher, Hasher::sha256()).finish();
+        if let Some(expected) = self.expected.filter(|expected| *expected != found) {
+            let _ = fs::remove_file(&self.path);
+            return Err(Error::Mismatch { expected, found });
+        }
+        blobs::sync_file(&self.store, &self.file, &self.path)?;
+        let key = blobs::new_key(&found);
+        let place = blobs::put_in_place(&self.store, &self.path, &key)?;
+        Ok(NewBlob { digest: found, size: self.len, key, unnamed: Some(place) })
     }
 
     /// Leaves what is there for a later run to continue (only a writer made by [`Store::resume`]; another's is removed).
-    pub fn keep(self) {
-        todo!()
+    pub fn keep(self) {}
+}
+
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        match &self.expected {
+            Some(expected) if self.resumes => self.store.put_down(expected),
+            // After `finish` the name is gone already.
+            _ => drop(fs::remove_file(&self.path)),
+        }
     }
 }
 
 /// A blob whose bytes arrive in pieces, in any order (a blob cut over several volumes). Blocking.
 #[derive(Debug)]
-pub struct Patchwork {}
+pub struct Patchwork {
+    store: Store,
+    file: File,
+    path: PathBuf,
+    digest: Digest,
+    size: u64,
+}
 
 impl Patchwork {
     /// Writes a piece at its offset. Pieces survive a crash only after [`Patchwork::keep`].
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
-        todo!("{offset} {bytes:?}")
+        self.file.write_all_at(bytes, offset).map_err(Error::io(&self.path))
     }
 
     /// Makes the pieces written so far durable and leaves them for a later [`Store::patchwork`] of the same digest.
     pub fn keep(self) -> Result<()> {
-        todo!()
+        self.store.may_write()?;
+        blobs::sync_file(&self.store, &self.file, &self.path)?;
+        blobs::sync_folder(&self.store, &self.store.partial_path(""))
     }
 
-    /// Re-reads the whole, checks its digest, and puts it in its place.
+    /// Re-reads the whole, checks its digest, and puts it in its place. Wrong bytes are removed.
     pub fn finish(self) -> Result<NewBlob> {
-        todo!()
+        self.store.may_write()?;
+        let mut hasher = Hasher::new(self.digest.algorithm());
+        let length = hash_file(&self.file, &mut hasher).map_err(Error::io(&self.path))?;
+        let found = hasher.finish();
+        if found != self.digest || length != self.size {
+            let _ = fs::remove_file(&self.path);
+            return Err(Error::Mismatch { expected: self.digest, found });
+        }
+        blobs::sync_file(&self.store, &self.file, &self.path)?;
+        let key = blobs::new_key(&found);
+        let place = blobs::put_in_place(&self.store, &self.path, &key)?;
+        Ok(NewBlob { digest: found, size: length, key, unnamed: Some(place) })
+    }
+}
+
+impl Drop for Patchwork {
+    fn drop(&mut self) {
+        self.store.put_down(&self.digest);
     }
 }
 
 impl Store {
     /// A writer for bytes whose digest is known (`expected`), or will be what it is.
     pub fn writer(&self, expected: Option<&Digest>) -> Result<BlobWriter> {
-        todo!("{expected:?}")
+        self.may_write()?;
+        let path = self.partial_path(&format!("new-{}", uuid::Uuid::new_v4().simple()));
+        let file = open(OpenOptions::new().write(true).create_new(true), &path)?;
+        Ok(BlobWriter {
+            store: self.clone(),
+            file,
+            path,
+            hasher: hasher_for(expected),
+            expected: expected.copied(),
+            len: 0,
+            resumes: false,
+        })
     }
 
-    /// A writer that goes on where an earlier run stopped (its bytes are hashed again first), or begins.
+    /// A writer that goes on where an earlier run stopped (its bytes are hashed again first), or begins. Where another
+    /// writer of this process has that file in hand, a fresh one is made instead.
     pub fn resume(&self, expected: &Digest) -> Result<BlobWriter> {
-        todo!("{expected}")
+        if !self.pick_up(expected) {
+            return self.writer(Some(expected));
+        }
+        self.may_write()?;
+        let path = self.partial_path(&partial_name(expected));
+        let opened = open(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
+            .and_then(|file| {
+                let mut hasher = hasher_for(Some(expected));
+                let len = hash_file(&file, &mut hasher).map_err(Error::io(&path))?;
+                Ok((file, hasher, len))
+            })
+            .inspect_err(|_| self.put_down(expected));
+        let (mut file, hasher, len) = opened?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(len)).map_err(Error::io(&path))?;
+        Ok(BlobWriter { store: self.clone(), file, path, expected: Some(*expected), hasher, len, resumes: true })
+    }
+
+    /// How many bytes of this blob an earlier run has left for [`Store::resume`].
+    pub fn partial(&self, digest: &Digest) -> u64 {
+        fs::metadata(self.partial_path(&partial_name(digest))).map_or(0, |file| file.len())
     }
 
     /// The file of a blob that is put together from pieces; kept across runs.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when another part of this process has it in hand.
     pub fn patchwork(&self, digest: &Digest, size: u64) -> Result<Patchwork> {
-        todo!("{digest} {size}")
+        self.may_write()?;
+        if !self.pick_up(digest) {
+            return Err(Error::Busy { digest: *digest });
+        }
+        let path = self.partial_path(&format!("{}.pieces", partial_name(digest)));
+        let opened = open(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
+            .and_then(|file| file.set_len(size).map_err(Error::io(&path)).map(|()| file))
+            .inspect_err(|_| self.put_down(digest));
+        Ok(Patchwork { store: self.clone(), file: opened?, path, digest: *digest, size })
+    }
+
+    fn pick_up(&self, digest: &Digest) -> bool {
+        self.in_hand().insert(*digest)
+    }
+
+    fn put_down(&self, digest: &Digest) {
+        self.in_hand().remove(digest);
+    }
+
+    fn in_hand(&self) -> std::sync::MutexGuard<'_, std::collections::HashSet<Digest>> {
+        // Nothing panics while it is held.
+        self.inner.in_hand.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn open(options: &mut OpenOptions, path: &std::path::Path) -> Result<File> {
+    options.mode(0o600).open(path).map_err(Error::io(path))
+}
+
+fn partial_name(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().as_str(), digest.hex())
+}
+
+fn hasher_for(expected: Option<&Digest>) -> Hasher {
+    Hasher::new(expected.map_or(Algorithm::Sha256, Digest::algorithm))
+}
+
+/// Hashes a file from its start; answers its length.
+pub(crate) fn hash_file(mut file: &File, hasher: &mut Hasher) -> std::io::Result<u64> {
+    let mut buffer = vec![0; CHUNK];
+    let mut length = 0;
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(length);
+        }
+        hasher.update(&buffer[..read]);
+        length += read as u64;
     }
 }

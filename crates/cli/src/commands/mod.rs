@@ -1,0 +1,191 @@
+//! The verbs, a file each: read the request, call one crate, say what came of it.
+//!
+//! What touches the store takes a [`store::Store`], a request that can be serialised and a [`Voice`], so that a server
+//! that holds the store can carry it out for a command line that cannot open it.
+
+mod fsck;
+mod history;
+mod holder;
+mod image;
+mod init;
+mod install;
+mod lock;
+mod ls;
+mod pull;
+mod restore;
+mod rm;
+mod search;
+mod show;
+mod why;
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use store::{Applied, Replaced, Store};
+
+use crate::environment::Environment;
+use crate::exit::Exit;
+use crate::terminal::Speaker;
+use crate::thing;
+
+/// What a command finds around itself.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// `--store`, when it was given.
+    pub(crate) store: Option<PathBuf>,
+    /// `-f`: the packing list.
+    pub(crate) list: PathBuf,
+    /// The process's environment.
+    pub(crate) environment: Environment,
+}
+
+impl Context {
+    /// The store's folder: given, or this user's.
+    pub(crate) fn folder(&self) -> anyhow::Result<PathBuf> {
+        match &self.store {
+            Some(folder) => Ok(folder.clone()),
+            None => Ok(self.environment.default_store()?),
+        }
+    }
+
+    /// Opens the store.
+    pub(crate) async fn open(&self) -> anyhow::Result<Store> {
+        Ok(Store::open(&self.folder()?).await?)
+    }
+}
+
+/// The verbs.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Writes a packing list to begin with
+    Init,
+    /// Resolves the packing list to digests, sizes and addresses
+    Lock(lock::Request),
+    /// Makes the store hold everything in the lock
+    Pull(pull::Request),
+    #[command(flatten)]
+    InStore(InStore),
+    /// Sets this machine up to serve: binary, user, folders, unit, labels, firewall
+    Install(install::Request),
+    /// Makes Naru itself into an image, without docker
+    Image(image::Request),
+}
+
+/// The verbs that need nothing but the store; a server that holds it can carry them out.
+#[derive(Debug, clap::Subcommand, Serialize, Deserialize)]
+pub(crate) enum InStore {
+    /// Lists what is in the store
+    Ls(ls::Request),
+    /// Shows everything that is known of one thing
+    Show(show::Request),
+    /// Says what holds a thing in the store
+    Why(why::Request),
+    /// Finds things by a part of their name
+    Search(search::Request),
+    /// Takes names out of the store
+    Rm(rm::Request),
+    /// Lists the store's generations
+    History(history::Request),
+    /// Makes the store's entries what they were after a generation
+    Restore(restore::Request),
+    /// Hashes everything again, and compares it with the catalog
+    Fsck(fsck::Request),
+}
+
+/// Carries a command out, unless `end` comes first. What was begun is dropped then, and goes on at the next run where it
+/// stopped.
+pub(crate) async fn run_until(
+    command: Command,
+    context: &Context,
+    voice: &Speaker,
+    end: impl Future<Output = Exit>,
+) -> anyhow::Result<Exit> {
+    tokio::select! {
+        result = run(command, context, voice) => result,
+        exit = end => Ok(exit),
+    }
+}
+
+/// What needs the store, and is carried out by whoever holds it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Work {
+    InStore(InStore),
+    Pull(Box<pull::Order>),
+}
+
+/// Carries a command out.
+async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
+    let (work, files) = match command {
+        Command::Init => return init::run(context, voice),
+        Command::Install(request) => return install::run(&request, context, voice),
+        Command::Lock(request) => return lock::run(&request, context, voice).await,
+        Command::Image(request) => return image::run(request, context, voice).await,
+        Command::Pull(request) => (pull::order(&request, context, voice).await?, Vec::new()),
+        Command::InStore(command) => (Work::InStore(command), Vec::new()),
+    };
+    let folder = context.folder()?;
+    match Store::open(&folder).await {
+        Ok(store) => {
+            let exit = carry_out(&work, files, &store, voice).await;
+            store.close().await;
+            exit
+        }
+        Err(held @ store::Error::Held { .. }) => match holder::call(&folder, &work, files, voice).await? {
+            Some(exit) => Ok(exit),
+            None => Err(held.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Carries out what needs the store.
+async fn carry_out(work: &Work, _files: Vec<File>, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+    match work {
+        Work::InStore(command) => in_store(command, store, voice).await,
+        Work::Pull(order) => pull::run(store, order, voice).await,
+    }
+}
+
+/// Carries out a command of the store's.
+async fn in_store(command: &InStore, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+    match command {
+        InStore::Ls(request) => ls::run(store, request, voice).await,
+        InStore::Show(request) => show::run(store, request, voice).await,
+        InStore::Why(request) => why::run(store, request, voice).await,
+        InStore::Search(request) => search::run(store, request, voice).await,
+        InStore::Rm(request) => rm::run(store, request, voice).await,
+        InStore::History(request) => history::run(store, request, voice).await,
+        InStore::Restore(request) => restore::run(store, request, voice).await,
+        InStore::Fsck(request) => fsck::run(store, request, voice).await,
+    }
+}
+
+/// Says which entries are other than before, and which were kept because they are newer.
+fn changed(applied: &Applied, voice: &Speaker) -> anyhow::Result<()> {
+    for change in &applied.replaced {
+        replaced(change, voice)?;
+    }
+    for Replaced { repository, name, old, new } in &applied.kept {
+        let name = thing::label(repository, name);
+        let text = match old {
+            Some(old) => format!("kept     {name}  {old}: what is here was seen later at its upstream"),
+            None => format!("kept     {name}"),
+        };
+        voice.answer(&text, &json!({ "kept": name, "old": old, "new": new }))?;
+    }
+    Ok(())
+}
+
+fn replaced(change: &Replaced, voice: &Speaker) -> anyhow::Result<()> {
+    let Replaced { repository, name, old, new } = change;
+    let name = thing::label(repository, name);
+    let text = match (old, new) {
+        (None, Some(new)) => format!("added    {name}  {new}"),
+        (Some(old), Some(new)) => format!("moved    {name}  {new} (was {old})"),
+        (_, None) => format!("removed  {name}"),
+    };
+    voice.answer(&text, &json!({ "changed": name, "old": old, "new": new }))
+}

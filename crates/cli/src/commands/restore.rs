@@ -1,0 +1,24 @@
+//! `naru restore`: makes the entries what they were after a generation.
+
+use serde::{Deserialize, Serialize};
+use store::Store;
+
+use super::changed;
+use crate::exit::Exit;
+use crate::terminal::Speaker;
+
+/// Where to go back to.
+#[derive(Debug, clap::Args, Serialize, Deserialize)]
+pub(crate) struct Request {
+    /// The generation, as `naru history` prints it; 0 is before the first
+    generation: i64,
+}
+
+pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
+    let applied = store.restore(request.generation, "the command line").await?;
+    changed(&applied, voice)?;
+    if applied.replaced.is_empty() {
+        voice.say("everything is as it was then already");
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,32 @@
+//! Signals: how a process is asked to end.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::exit::Exit;
+
+/// Waits until the user (Ctrl-C) or the system (SIGTERM) wants an end.
+pub(crate) async fn end() -> Exit {
+    let (interrupt, terminate) = (stream(SignalKind::interrupt()), stream(SignalKind::terminate()));
+    tokio::select! {
+        () = next(interrupt) => Exit::Interrupted,
+        () = next(terminate) => Exit::Terminated,
+    }
+}
+
+/// SIGHUP, by which a server is told to read its configuration and certificates again.
+pub(crate) fn hangups() -> Option<Signal> {
+    stream(SignalKind::hangup())
+}
+
+fn stream(kind: SignalKind) -> Option<Signal> {
+    signal(kind).inspect_err(|error| tracing::warn!(%error, "a signal cannot be listened for")).ok()
+}
+
+async fn next(stream: Option<Signal>) {
+    match stream {
+        Some(mut stream) => {
+            stream.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,336 @@
+//! Pull: the store gets everything that a lock says.
+//!
+//! Each image and each file is a job of its own. A job fetches the blobs that the store has not, each blob once however
+//! many jobs want it; a blob is named in the catalog as soon as it is whole, so that a run that is killed loses only
+//! what was under way, and of that only what was not written yet. Last, one [`Change`] makes the image visible:
+//! its manifests, the grants, its names. A job that fails stops no other.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use artifact::{Digest, Entry, Manifest, Progress, Reference, Repository, Trust};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use store::{Change, NewBlob, Replaced, Store};
+use tokio::sync::{OnceCell, Semaphore};
+use upstream::{Client, Sink as _};
+use url::Url;
+
+use crate::error::{Error, Failure, Result};
+use crate::list::LOCAL;
+use crate::local;
+use crate::lock::{Lock, LockedBlob, LockedFile, LockedImage, LockedLocal};
+use crate::sink::Storing;
+use crate::together::together;
+
+/// Jobs at a time.
+const JOBS: usize = 16;
+/// Blobs under way at a time, over all hosts; the client bounds what one host gets.
+const BLOBS: usize = 16;
+/// Bytes that a catalog takes for each thing, and then some.
+const CATALOG: u64 = 4096;
+
+/// What a pull did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// Images and files that the store now offers.
+    pub items: u64,
+    /// Blobs that were fetched.
+    pub fetched: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Blobs that were there already.
+    pub present: u64,
+    /// Entries that name something new.
+    pub changed: Vec<Replaced>,
+}
+
+/// Makes `store` hold everything in `lock`. Files of this machine are looked for in `folder`, the packing list's.
+///
+/// # Errors
+/// [`Error::NoSpace`] before anything is fetched, and [`Error::Failed`] with everything that could not be had; what could
+/// is in the store.
+pub async fn pull(
+    lock: &Lock,
+    folder: &Path,
+    client: &Client,
+    store: &Store,
+    progress: &dyn Progress,
+) -> Result<Pulled> {
+    let pulling = Pulling::begin(lock, folder, client, store, progress).await?;
+    let images = lock.images.iter().map(Job::Image);
+    let jobs = images.chain(lock.files.iter().map(Job::File)).chain(lock.local.iter().map(Job::Local));
+    let pulling = &pulling;
+    let work: Vec<_> = jobs
+        .map(|job| {
+            async move {
+                let done = match job {
+                    Job::Image(image) => pulling.image(image).await,
+                    Job::File(file) => pulling.file(file).await,
+                    Job::Local(file) => pulling.local(file).await,
+                };
+                done.map_err(|error| Failure { name: job.name(), error })
+            }
+            .boxed()
+        })
+        .collect();
+    let total = work.len();
+    let done = together(JOBS, work).await;
+    progress.end();
+    let mut pulled = pulling.pulled();
+    let mut failures = Vec::new();
+    for result in done {
+        match result {
+            Ok(changed) => {
+                pulled.items += 1;
+                pulled.changed.extend(changed);
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if failures.is_empty() { Ok(pulled) } else { Err(Error::Failed { action: "pull", total, failures }) }
+}
+
+enum Job<'a> {
+    Image(&'a LockedImage),
+    File(&'a LockedFile),
+    Local(&'a LockedLocal),
+}
+
+impl Job<'_> {
+    fn name(&self) -> String {
+        match self {
+            Self::Image(image) => image.reference.to_string(),
+            Self::File(file) => file.url.to_string(),
+            Self::Local(file) => file.source.display().to_string(),
+        }
+    }
+}
+
+/// Where a blob may be had.
+enum Source<'a> {
+    Registry(&'a Repository, &'a LockedBlob),
+    Web(&'a Url),
+    Disk(PathBuf),
+}
+
+struct Pulling<'a> {
+    folder: &'a Path,
+    client: &'a Client,
+    store: &'a Store,
+    progress: &'a dyn Progress,
+    /// One cell a blob: whoever comes first fetches it, and where that fails the next one tries its own source.
+    blobs: HashMap<Digest, OnceCell<()>>,
+    present: u64,
+    sizes: HashMap<Digest, u64>,
+    permits: Semaphore,
+}
+
+impl<'a> Pulling<'a> {
+    /// Looks what is there, says what will be done, and refuses what cannot fit.
+    async fn begin(
+        lock: &'a Lock,
+        folder: &'a Path,
+        client: &'a Client,
+        store: &'a Store,
+        progress: &'a dyn Progress,
+    ) -> Result<Self> {
+        let mut sizes = HashMap::new();
+        for image in &lock.images {
+            sizes.extend(image.blobs().map(|blob| (blob.digest, blob.size)));
+        }
+        sizes.extend(lock.files.iter().map(|file| (file.digest, file.size)));
+        sizes.extend(lock.local.iter().map(|file| (file.digest, file.size)));
+        let digests: Vec<Digest> = sizes.keys().copied().collect();
+        let mut blobs: HashMap<Digest, OnceCell<()>> =
+            digests.iter().map(|digest| (*digest, OnceCell::new())).collect();
+        let there = store.blobs(&digests).await?;
+        for blob in &there {
+            blobs.insert(blob.digest, OnceCell::new_with(Some(())));
+            sizes.remove(&blob.digest);
+        }
+        let missing = sizes.values().fold(0_u64, |sum, size| sum.saturating_add(*size));
+        let manifests = lock.images.iter().flat_map(LockedImage::all_manifests);
+        let catalog = manifests.fold(0_u64, |sum, manifest| sum.saturating_add(manifest.size))
+            + CATALOG * (digests.len() + lock.images.len() + lock.files.len() + lock.local.len()) as u64;
+        let needed = if sizes.is_empty() { 0 } else { missing.saturating_add(catalog) };
+        progress.say(&format!(
+            "{} blobs to fetch, {missing} bytes; {} are there already; {needed} bytes needed on disk",
+            sizes.len(),
+            there.len(),
+        ));
+        let free = store.free_space()?;
+        // What an earlier run left half done is on the disk already.
+        let partial = sizes.keys().map(|digest| store.partial(digest)).fold(0_u64, u64::saturating_add);
+        if needed.saturating_sub(partial) > free {
+            return Err(Error::NoSpace { folder: store.folder().to_owned(), needed, free });
+        }
+        progress.begin("pull", missing);
+        Ok(Self {
+            folder,
+            client,
+            store,
+            progress,
+            blobs,
+            present: there.len() as u64,
+            sizes,
+            permits: Semaphore::new(BLOBS),
+        })
+    }
+
+    /// What was fetched so far.
+    fn pulled(&self) -> Pulled {
+        let fetched = |(digest, _): &(&Digest, &u64)| self.blobs.get(digest).is_some_and(OnceCell::initialized);
+        let fetched = self.sizes.iter().filter(fetched).map(|(_, size)| *size);
+        let (count, bytes) = fetched.fold((0, 0_u64), |(count, sum), size| (count + 1, sum.saturating_add(size)));
+        Pulled { fetched: count, bytes, present: self.present, ..Pulled::default() }
+    }
+
+    /// Fetches a blob unless it is there, or somebody else is at it.
+    async fn blob(&self, digest: &Digest, source: Source<'_>) -> Result<()> {
+        let fetch = async || {
+            let _permit = self.permits.acquire().await.map_err(Error::thread)?;
+            let blob = match &source {
+                Source::Disk(path) => self.from_disk(digest, path.clone()).await?,
+                Source::Registry(..) | Source::Web(_) => self.from_network(digest, &source).await?,
+            };
+            let mut change = Change::new();
+            change.blob(None, blob);
+            self.store.apply(change).await?;
+            Ok(())
+        };
+        match self.blobs.get(digest) {
+            Some(cell) => cell.get_or_try_init(fetch).await.copied(),
+            None => fetch().await,
+        }
+    }
+
+    async fn from_network(&self, digest: &Digest, source: &Source<'_>) -> Result<NewBlob> {
+        let mut resumed = true;
+        loop {
+            let mut sink = Storing::open(self.store, digest, self.progress).await?;
+            resumed &= sink.len() > 0;
+            if let Err(error) = self.transfer(digest, source, &mut sink).await {
+                // When it was the store that would take no more, it says so here.
+                sink.stop().await?;
+                return Err(error.into());
+            }
+            match (sink.finish().await, source) {
+                // The half that lay here may be what is wrong; it is gone now.
+                (Err(Error::Store(store::Error::Mismatch { .. })), _) if resumed => resumed = false,
+                (Err(Error::Store(store::Error::Mismatch { expected, found })), Source::Web(url)) => {
+                    return Err(Error::WrongFile { name: url.to_string(), expected, found });
+                }
+                (finished, _) => return finished,
+            }
+        }
+    }
+
+    async fn transfer(&self, digest: &Digest, source: &Source<'_>, sink: &mut Storing<'_>) -> upstream::Result<()> {
+        match source {
+            Source::Web(url) => self.client.file(url, self.sizes.get(digest).copied(), sink).await.map(drop),
+            Source::Registry(repository, blob) => {
+                for url in blob.urls.iter().filter_map(|url| url.parse::<Url>().ok()) {
+                    if self.client.file(&url, Some(blob.size), sink).await.is_ok() {
+                        return Ok(());
+                    }
+                }
+                self.client.blob(repository, &blob.descriptor(), sink).await
+            }
+            Source::Disk(_) => Ok(()),
+        }
+    }
+
+    async fn from_disk(&self, digest: &Digest, path: PathBuf) -> Result<NewBlob> {
+        let (store, digest) = (self.store.clone(), *digest);
+        let written = tokio::task::spawn_blocking(move || -> Result<NewBlob> {
+            let mut writer = store.writer(Some(&digest))?;
+            local::read(&path, |bytes| Ok(writer.write(bytes)?))?;
+            writer.finish().map_err(|error| match error {
+                store::Error::Mismatch { .. } => Error::Changed { path },
+                other => other.into(),
+            })
+        });
+        let blob = written.await.map_err(Error::thread)??;
+        self.progress.advance(blob.size());
+        Ok(blob)
+    }
+
+    async fn image(&self, image: &LockedImage) -> Result<Vec<Replaced>> {
+        let repository = image.reference.repository();
+        let fetch = image.blobs().map(|blob| self.blob(&blob.digest, Source::Registry(&repository, blob)).boxed());
+        // All of them are tried before the first failure is told: what has come will not be fetched again.
+        let results = together(BLOBS, fetch.collect()).await;
+        results.into_iter().collect::<Result<()>>()?;
+
+        let manifests = image.all_manifests().map(|manifest| manifest.digest);
+        let carried: HashSet<Digest> = manifests.chain(image.blobs().map(|blob| blob.digest)).collect();
+        let mut change = Change::new();
+        // The lock is what is wanted, also when it is older than what another list brought.
+        change.force();
+        for blob in image.blobs() {
+            change.grant_blob(&repository, &blob.digest);
+        }
+        for locked in image.all_manifests().collect::<Vec<_>>().into_iter().rev() {
+            let (bytes, media_type) = self.manifest(&repository, &locked.digest).await?;
+            let read = Manifest::parse(&bytes, &media_type)
+                .map_err(|source| Error::Manifest { digest: locked.digest, source })?;
+            let omitted = read.links().map(|link| link.digest).filter(|digest| !carried.contains(digest)).collect();
+            change.manifest(&repository, &locked.digest, bytes, &media_type, omitted);
+        }
+        let named = image.attached.iter().filter_map(|one| Some((one.tag.clone()?, one.digest, Trust::Tag)));
+        let own = (image.reference.entry_name(), image.digest, image.trust);
+        for (name, digest, trust) in named.chain([own]) {
+            let size = image.all_manifests().find(|one| one.digest == digest).map_or(0, |one| one.size);
+            let origin = origin(&image.reference, &name);
+            change.entry(&repository, Entry { name, digest, size, seen: image.resolved, origin, trust });
+        }
+        Ok(self.store.apply(change).await?.replaced)
+    }
+
+    /// A manifest's bytes, from the store where it has them.
+    async fn manifest(&self, repository: &Repository, digest: &Digest) -> Result<(Bytes, String)> {
+        if let Some(there) = self.store.manifest(digest).await? {
+            return Ok((there.bytes, there.media_type));
+        }
+        let fetched = self.client.manifest(repository, digest).await?;
+        Ok((fetched.bytes, fetched.media_type))
+    }
+
+    async fn file(&self, file: &LockedFile) -> Result<Vec<Replaced>> {
+        self.blob(&file.digest, Source::Web(&file.url)).await?;
+        let entry = Entry {
+            name: file.path.clone(),
+            digest: file.digest,
+            size: file.size,
+            seen: file.resolved,
+            origin: file.url.to_string(),
+            trust: file.trust,
+        };
+        self.name_file(&file.repository(), entry).await
+    }
+
+    async fn local(&self, file: &LockedLocal) -> Result<Vec<Replaced>> {
+        self.blob(&file.digest, Source::Disk(self.folder.join(&file.source))).await?;
+        let entry = Entry {
+            name: file.path.clone(),
+            digest: file.digest,
+            size: file.size,
+            seen: file.resolved,
+            origin: file.source.display().to_string(),
+            trust: Trust::Local,
+        };
+        self.name_file(&Repository::files(LOCAL), entry).await
+    }
+
+    async fn name_file(&self, repository: &Repository, entry: Entry) -> Result<Vec<Replaced>> {
+        let mut change = Change::new();
+        change.force().grant_blob(repository, &entry.digest).entry(repository, entry);
+        Ok(self.store.apply(change).await?.replaced)
+    }
+}
+
+/// Where an entry of an image came from.
+fn origin(reference: &Reference, name: &str) -> String {
+    if name == reference.entry_name() { reference.to_string() } else { format!("{}:{name}", reference.repository()) }
+}

@@ -1,0 +1,161 @@
+//! The catalog: SQLite in the store's folder. One connection writes, a few read.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::change::{self, Changed};
+use crate::{Change, Error, Result};
+
+/// The format this binary writes (`PRAGMA user_version`).
+const FORMAT: i64 = 1;
+/// `PRAGMA application_id`: "naru".
+const APPLICATION: i64 = 0x6e61_7275;
+/// Changes that share one commit at most.
+const GROUP: usize = 256;
+/// Connections that read.
+const READERS: u32 = 4;
+
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    path: PathBuf,
+    readers: SqlitePool,
+    writer: SqlitePool,
+    changes: mpsc::Sender<Waiting>,
+}
+
+struct Waiting {
+    change: Box<Change>,
+    answer: oneshot::Sender<Result<Changed>>,
+}
+
+impl Catalog {
+    pub(crate) async fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("naru.db");
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // Anything less acknowledges commits that a power cut takes back.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(30))
+            .statement_cache_capacity(256);
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await;
+        let writer = writer.map_err(|source| not_a_database(folder, &path, source))?;
+        prepare(folder, &path, &writer).await?;
+        let readers = SqlitePoolOptions::new()
+            .min_connections(1)
+            .max_connections(READERS)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(|source| Error::Catalog { path: path.clone(), source })?;
+        let (changes, waiting) = mpsc::channel(GROUP);
+        tokio::spawn(commit_in_groups(writer.clone(), path.clone(), waiting));
+        Ok(Self { path, readers, writer, changes })
+    }
+
+    /// Where questions are asked.
+    pub(crate) fn readers(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// Where small documents are written; changes go through [`Catalog::commit`].
+    pub(crate) fn writer(&self) -> &SqlitePool {
+        &self.writer
+    }
+
+    /// Commits a change, together with whatever else waits.
+    pub(crate) async fn commit(&self, change: Change) -> Result<Changed> {
+        let (answer, answered) = oneshot::channel();
+        let closed = || self.error(sqlx::Error::PoolClosed);
+        self.changes.send(Waiting { change: Box::new(change), answer }).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    /// Names the database in an error.
+    pub(crate) fn error(&self, source: sqlx::Error) -> Error {
+        Error::Catalog { path: self.path.clone(), source }
+    }
+
+    pub(crate) async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// A file that is no database is said to be none, rather than shown with SQLite's words.
+fn not_a_database(folder: &Path, path: &Path, source: sqlx::Error) -> Error {
+    let is_not = source.as_database_error().is_some_and(|error| error.message().contains("not a database"));
+    if is_not {
+        Error::NotAStore { path: folder.to_owned(), why: "naru.db is not a SQLite database".to_owned() }
+    } else {
+        Error::Catalog { path: path.to_owned(), source }
+    }
+}
+
+/// Checks whose database this is and of which format; makes the tables of a new one.
+async fn prepare(folder: &Path, path: &Path, pool: &SqlitePool) -> Result<()> {
+    let failed = |source| not_a_database(folder, path, source);
+    let application: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(pool).await.map_err(failed)?;
+    let format: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(pool).await.map_err(failed)?;
+    let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(pool).await.map_err(failed)?;
+    if (application, format, tables) == (0, 0, 0) {
+        let mut transaction = pool.begin().await.map_err(failed)?;
+        sqlx::raw_sql(include_str!("sqlite.sql")).execute(&mut *transaction).await.map_err(failed)?;
+        for pragma in [sqlx::query("PRAGMA application_id = 1851880053"), sqlx::query("PRAGMA user_version = 1")] {
+            pragma.execute(&mut *transaction).await.map_err(failed)?;
+        }
+        return transaction.commit().await.map_err(failed);
+    }
+    if application != APPLICATION {
+        let why = "its naru.db was made by another program".to_owned();
+        return Err(Error::NotAStore { path: folder.to_owned(), why });
+    }
+    if format > FORMAT {
+        return Err(Error::Newer { path: folder.to_owned(), found: format, known: FORMAT });
+    }
+    Ok(())
+}
+
+/// Takes what waits, makes it true in one transaction with one sync, and answers everybody. A change that is refused
+/// is rolled back alone.
+async fn commit_in_groups(pool: SqlitePool, path: PathBuf, mut waiting: mpsc::Receiver<Waiting>) {
+    let mut group = Vec::new();
+    while waiting.recv_many(&mut group, GROUP).await > 0 {
+        let mut done = Vec::with_capacity(group.len());
+        let committed = async {
+            let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+            for Waiting { mut change, answer } in group.drain(..) {
+                if answer.is_closed() {
+                    continue;
+                }
+                sqlx::query("SAVEPOINT one").execute(&mut *transaction).await?;
+                let result = change::write(&mut transaction, &mut change, &path).await;
+                let end = if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one" };
+                sqlx::query(end).execute(&mut *transaction).await?;
+                done.push((change, answer, result));
+            }
+            // Their files stay from here on: whether the commit arrived is known only to the disk.
+            for (change, _, result) in &mut done {
+                if result.is_ok() {
+                    change.take_over();
+                }
+            }
+            transaction.commit().await
+        }
+        .await;
+        match committed {
+            Ok(()) => done.into_iter().for_each(|(_, answer, result)| drop(answer.send(result))),
+            Err(error) => {
+                let why = error.to_string();
+                for (_, answer, _) in done {
+                    let source = sqlx::Error::Io(std::io::Error::other(why.clone()));
+                    let _ = answer.send(Err(Error::Catalog { path: path.clone(), source }));
+                }
+            }
+        }
+    }
+}

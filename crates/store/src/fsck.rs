@@ -1,0 +1,284 @@
+//! Scrubbing: are the bytes what their names say, and is everything there that the catalog promises?
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use artifact::{Digest, Hasher, Progress};
+
+use crate::{Blob, Error, Hit, Result, Store, writer};
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Finding {
+    /// The catalog names a blob whose bytes are not there.
+    Missing {
+        /// The blob.
+        digest: Digest,
+        /// Which entries need it.
+        needed_by: Vec<Hit>,
+    },
+    /// A blob's bytes are not what its name says.
+    Corrupt {
+        /// The blob.
+        digest: Digest,
+        /// What its bytes hash to, or what reading them said.
+        found: String,
+        /// Which entries need it.
+        needed_by: Vec<Hit>,
+    },
+    /// A manifest's bytes are not what its name says.
+    CorruptManifest {
+        /// The manifest.
+        digest: Digest,
+    },
+    /// A link, an entry or a completeness mark does not agree with what is there.
+    MisLinked {
+        /// What the link is of.
+        digest: Digest,
+        /// In words.
+        what: String,
+    },
+    /// A file that no row names: what a killed writer left. Harmless.
+    Orphan {
+        /// Below the store's folder.
+        path: PathBuf,
+        /// Its bytes.
+        size: u64,
+    },
+}
+
+/// What a scrub found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fsck {
+    /// Blobs whose bytes were hashed.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Manifests that were hashed and whose links were compared.
+    pub manifests: u64,
+    /// Partial files that a later run may continue.
+    pub partial: u64,
+    /// What is wrong, worst first.
+    pub findings: Vec<Finding>,
+    /// Orphans that were removed (only when asked to).
+    pub removed: u64,
+}
+
+impl Fsck {
+    /// Whether nothing that was acknowledged is lost or wrong. Orphans do not count.
+    pub fn is_clean(&self) -> bool {
+        self.findings.iter().all(|finding| matches!(finding, Finding::Orphan { .. }))
+    }
+}
+
+impl Store {
+    /// Hashes every blob again, compares every link, and looks for files that nothing names; removes those when `tidy`.
+    ///
+    /// # Errors
+    /// Only when it cannot go on; what is wrong with the store is in the answer.
+    pub async fn fsck(&self, tidy: bool, progress: Arc<dyn Progress>) -> Result<Fsck> {
+        let mut fsck = Fsck::default();
+        let usage = self.usage().await?;
+        progress.begin("re-hash", usage.bytes.cast_unsigned());
+        self.check_blobs(&mut fsck, &progress).await?;
+        progress.end();
+        self.check_manifests(&mut fsck).await?;
+        self.check_entries(&mut fsck).await?;
+        self.check_files(&mut fsck, tidy).await?;
+        Ok(fsck)
+    }
+
+    async fn check_blobs(&self, fsck: &mut Fsck, progress: &Arc<dyn Progress>) -> Result<()> {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut after: Vec<u8> = Vec::new();
+        loop {
+            let rows: Vec<(Vec<u8>, i64, String)> =
+                sqlx::query_as("SELECT digest, size, key FROM blob WHERE digest > $1 ORDER BY digest LIMIT 1000")
+                    .bind(&after)
+                    .fetch_all(self.db())
+                    .await
+                    .map_err(|error| self.failed(error))?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after.clone_from(&last.0);
+            let blobs: Arc<Vec<Blob>> = Arc::new(
+                rows.into_iter()
+                    .filter_map(|(digest, size, key)| {
+                        Some(Blob { digest: Digest::from_bytes(&digest)?, size: size.cast_unsigned(), key })
+                    })
+                    .collect(),
+            );
+            let next = Arc::new(AtomicU64::new(0));
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    let (store, blobs, next, progress) =
+                        (self.clone(), Arc::clone(&blobs), Arc::clone(&next), Arc::clone(progress));
+                    tokio::task::spawn_blocking(move || store.hash_blobs(&blobs, &next, progress.as_ref()))
+                })
+                .collect();
+            for worker in workers {
+                for (digest, wrong) in worker.await.unwrap_or_default() {
+                    let needed_by = self.needed_by(&digest).await?;
+                    fsck.findings.push(match wrong {
+                        None => Finding::Missing { digest, needed_by },
+                        Some(found) => Finding::Corrupt { digest, found, needed_by },
+                    });
+                }
+            }
+            fsck.blobs += blobs.len() as u64;
+            fsck.bytes += blobs.iter().map(|blob| blob.size).sum::<u64>();
+        }
+    }
+
+    /// Hashes blobs from a shared list until it is empty. `None` says that the bytes are missing.
+    fn hash_blobs(&self, blobs: &[Blob], next: &AtomicU64, progress: &dyn Progress) -> Vec<(Digest, Option<String>)> {
+        let mut wrong = Vec::new();
+        while let Some(blob) = blobs.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX)) {
+            let mut hasher = Hasher::new(blob.digest.algorithm());
+            let found = self
+                .open_blob(blob)
+                .and_then(|file| writer::hash_file(&file, &mut hasher).map_err(Error::io(&self.path_of(&blob.key))));
+            match found.map(|length| (length, hasher.finish())) {
+                Ok((_, digest)) if digest == blob.digest => {}
+                Ok((length, digest)) => wrong.push((blob.digest, Some(format!("{digest}, {length} bytes")))),
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                    wrong.push((blob.digest, None));
+                }
+                Err(error) => wrong.push((blob.digest, Some(error.to_string()))),
+            }
+            progress.advance(blob.size);
+        }
+        wrong
+    }
+
+    async fn check_manifests(&self, fsck: &mut Fsck) -> Result<()> {
+        let mut after: Vec<u8> = Vec::new();
+        loop {
+            let rows: Vec<(Vec<u8>, Vec<u8>, String)> = sqlx::query_as(
+                "SELECT digest, bytes, media_type FROM manifest WHERE digest > $1 ORDER BY digest LIMIT 100",
+            )
+            .bind(&after)
+            .fetch_all(self.db())
+            .await
+            .map_err(|error| self.failed(error))?;
+            let Some(last) = rows.last() else { break };
+            after.clone_from(&last.0);
+            for (digest, bytes, media_type) in rows {
+                let Some(digest) = Digest::from_bytes(&digest) else { continue };
+                fsck.manifests += 1;
+                let mut hasher = Hasher::new(digest.algorithm());
+                hasher.update(&bytes);
+                let read = artifact::Manifest::parse(&bytes, &media_type);
+                let (true, Ok(read)) = (hasher.finish() == digest, read) else {
+                    fsck.findings.push(Finding::CorruptManifest { digest });
+                    continue;
+                };
+                let said: HashSet<Digest> = read.links().map(|link| link.digest).collect();
+                let kept: HashSet<Digest> = self.links(&digest).await?.into_iter().map(|link| link.child).collect();
+                if said != kept {
+                    let what = format!("it has {} links, the catalog {}", said.len(), kept.len());
+                    fsck.findings.push(Finding::MisLinked { digest, what });
+                }
+            }
+        }
+        let holes: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
+            "SELECT parent, child FROM link JOIN manifest ON manifest.digest = parent WHERE complete = 1 AND carried = 1 \
+             AND CASE WHEN is_manifest = 1 \
+             THEN NOT EXISTS (SELECT 1 FROM manifest AS below WHERE below.digest = child AND below.complete = 1) \
+             ELSE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = child) END",
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        for (parent, child) in holes {
+            if let (Some(digest), Some(child)) = (Digest::from_bytes(&parent), Digest::from_bytes(&child)) {
+                let what = format!("it is marked complete, but {child} is not there");
+                fsck.findings.push(Finding::MisLinked { digest, what });
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_entries(&self, fsck: &mut Fsck) -> Result<()> {
+        let dangling: Vec<(String, String, String, String, Vec<u8>)> = sqlx::query_as(
+            "SELECT kind, host, repository.name, entry.name, entry.digest FROM entry \
+             JOIN repository ON repository.id = repository WHERE CASE WHEN kind = 'image' \
+             THEN NOT EXISTS (SELECT 1 FROM manifest JOIN repository_manifest AS granted USING (digest) \
+               WHERE manifest.digest = entry.digest AND complete = 1 AND granted.repository = entry.repository) \
+             ELSE NOT EXISTS (SELECT 1 FROM blob JOIN repository_blob AS granted USING (digest) \
+               WHERE blob.digest = entry.digest AND granted.repository = entry.repository) END",
+        )
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        for (kind, host, repository, name, digest) in dangling {
+            if let Some(digest) = Digest::from_bytes(&digest) {
+                let what =
+                    format!("the {kind} {host}/{repository} offers it as `{name}`, but it is not whole or not granted");
+                fsck.findings.push(Finding::MisLinked { digest, what });
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_files(&self, fsck: &mut Fsck, tidy: bool) -> Result<()> {
+        let root = self.inner.folder.join("blobs");
+        for path in files_below(&root)? {
+            let key = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
+            let named: Option<i64> = sqlx::query_scalar("SELECT 1 FROM blob WHERE key = $1")
+                .bind(&key)
+                .fetch_optional(self.db())
+                .await
+                .map_err(|error| self.failed(error))?;
+            if named.is_none() {
+                self.orphan(fsck, &path, tidy);
+            }
+        }
+        for path in files_below(&self.partial_path(""))? {
+            // What has a digest for its name is continued by the next pull or load; the rest has no owner any more.
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with("new-") {
+                self.orphan(fsck, &path, tidy);
+            } else {
+                fsck.partial += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn orphan(&self, fsck: &mut Fsck, path: &Path, tidy: bool) {
+        let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        if tidy && std::fs::remove_file(path).is_ok() {
+            fsck.removed += 1;
+        } else {
+            let path = path.strip_prefix(self.folder()).unwrap_or(path).to_owned();
+            fsck.findings.push(Finding::Orphan { path, size });
+        }
+    }
+
+    /// The entries that cannot be whole without this digest.
+    pub async fn needed_by(&self, digest: &Digest) -> Result<Vec<Hit>> {
+        let (mut seen, mut waiting, mut hits) = (HashSet::new(), vec![*digest], Vec::new());
+        while let Some(digest) = waiting.pop() {
+            if seen.insert(digest) {
+                hits.extend(self.entries_of(&digest).await?);
+                waiting.extend(self.parents(&digest).await?);
+            }
+        }
+        Ok(hits)
+    }
+}
+
+fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
+            let path = entry.map_err(Error::io(&folder))?.path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,424 @@
+//! What every store must do, whatever it rests on. A new back end is one more line in [`for_each_store`].
+
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use artifact::{Digest, Entry, Kind, Repository, Silent, Trust, media_type};
+use bytes::Bytes;
+use store::{Cause, Change, Error, Finding, Store};
+
+/// The single home of the matrix of back ends.
+async fn for_each_store<F, T>(test: F)
+where
+    F: Fn(tempfile::TempDir) -> T,
+    T: Future<Output = ()>,
+{
+    // A file system and SQLite.
+    test(tempfile::tempdir().unwrap()).await;
+}
+
+async fn open(folder: &tempfile::TempDir) -> Store {
+    Store::open(folder.path()).await.unwrap()
+}
+
+fn put(store: &Store, bytes: &[u8]) -> store::NewBlob {
+    let mut writer = store.writer(Some(&Digest::of(bytes))).unwrap();
+    writer.write(bytes).unwrap();
+    writer.finish().unwrap()
+}
+
+fn entry(name: &str, digest: Digest, seen: i64) -> Entry {
+    Entry { name: name.to_owned(), digest, size: 1, seen, origin: String::new(), trust: Trust::Tag }
+}
+
+fn manifest(layers: &[&[u8]]) -> Bytes {
+    let layers: Vec<_> = layers
+        .iter()
+        .map(|layer| serde_json::json!({"mediaType": media_type::OCI_LAYER_GZIP, "digest": Digest::of(layer), "size": layer.len()}))
+        .collect();
+    serde_json::to_vec(
+        &serde_json::json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "layers": layers}),
+    )
+    .unwrap()
+    .into()
+}
+
+fn index(children: &[&Bytes]) -> Bytes {
+    let children: Vec<_> = children
+        .iter()
+        .map(|child| serde_json::json!({"mediaType": media_type::OCI_MANIFEST, "digest": Digest::of(child), "size": child.len()}))
+        .collect();
+    serde_json::to_vec(
+        &serde_json::json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": children}),
+    )
+    .unwrap()
+    .into()
+}
+
+fn cause(action: &str) -> Cause {
+    Cause { action: action.to_owned(), subject: String::new(), by: String::new() }
+}
+
+fn files(folder: &Path) -> usize {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| if path.is_dir() { files(&path) } else { 1 })
+        .sum()
+}
+
+#[tokio::test]
+async fn bytes_that_do_not_match_never_enter() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let mut writer = store.writer(Some(&Digest::of(b"right"))).unwrap();
+        writer.write(b"wrong").unwrap();
+        assert!(matches!(writer.finish().unwrap_err(), Error::Mismatch { .. }));
+        let mut writer = store.resume(&Digest::of(b"right")).unwrap();
+        writer.write(b"wrong").unwrap();
+        writer.finish().unwrap_err();
+        assert!(store.resume(&Digest::of(b"right")).unwrap().is_empty(), "wrong bytes were kept for later");
+        assert!(store.blob(&Digest::of(b"right")).await.unwrap().is_none());
+        let repository = Repository::image("a.io", "b");
+        let mut change = Change::new();
+        change.manifest(&repository, &Digest::of(b"other"), manifest(&[]), "", HashSet::new());
+        assert!(matches!(store.apply(change).await.unwrap_err(), Error::Mismatch { .. }));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_blob_is_continued_where_it_stopped() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let digest = Digest::of(b"hello world");
+        let mut writer = store.resume(&digest).unwrap();
+        writer.write(b"hello ").unwrap();
+        // While one has it in hand another begins afresh, and neither disturbs the other.
+        assert!(store.resume(&digest).unwrap().is_empty());
+        writer.keep();
+        store.close().await;
+        drop(store);
+        let store = open(&folder).await;
+        let mut writer = store.resume(&digest).unwrap();
+        assert_eq!(writer.len(), 6);
+        writer.write(b"world").unwrap();
+        let blob = writer.finish().unwrap();
+        let mut change = Change::new();
+        change.blob(None, blob);
+        store.apply(change).await.unwrap();
+        assert_eq!(store.blob(&digest).await.unwrap().unwrap().size, 11);
+        assert_eq!(files(&folder.path().join("partial")), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pieces_arrive_in_any_order() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let digest = Digest::of(b"abcdef");
+        let mut pieces = store.patchwork(&digest, 6).unwrap();
+        pieces.write_at(3, b"def").unwrap();
+        assert!(matches!(store.patchwork(&digest, 6).unwrap_err(), Error::Busy { .. }));
+        pieces.keep().unwrap();
+        let mut pieces = store.patchwork(&digest, 6).unwrap();
+        pieces.write_at(0, b"abc").unwrap();
+        assert_eq!(*pieces.finish().unwrap().digest(), digest);
+        let mut pieces = store.patchwork(&digest, 6).unwrap();
+        pieces.write_at(0, b"abd").unwrap();
+        assert!(matches!(pieces.finish().unwrap_err(), Error::Mismatch { .. }));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_same_bytes_are_kept_once() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let (mut one, mut two) = (Change::new(), Change::new());
+        one.blob(Some(&Repository::image("a.io", "a")), put(&store, b"x"));
+        two.blob(Some(&Repository::image("b.io", "b")), put(&store, b"x"));
+        let (one, two) = tokio::join!(store.apply(one), store.apply(two));
+        assert!(one.is_ok() && two.is_ok());
+        assert_eq!(files(&folder.path().join("blobs")), 1);
+        let blob = store.blob(&Digest::of(b"x")).await.unwrap().unwrap();
+        assert_eq!(std::io::read_to_string(store.open_blob(&blob).unwrap()).unwrap(), "x");
+        // A blob that nobody named leaves nothing behind.
+        drop(put(&store, b"y"));
+        assert_eq!(files(&folder.path().join("blobs")), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_repository_shows_only_what_it_was_granted() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let (mine, yours) = (Repository::image("a.io", "x"), Repository::image("b.io", "x"));
+        let document = manifest(&[b"layer"]);
+        let digest = Digest::of(&document);
+        let mut change = Change::new();
+        change.blob(Some(&mine), put(&store, b"layer"));
+        change.manifest(&mine, &digest, document.clone(), "", HashSet::new());
+        change.entry(&mine, entry("1", digest, 5));
+        store.apply(change).await.unwrap();
+        assert!(store.granted_blob(&mine, &Digest::of(b"layer")).await.unwrap().is_some());
+        assert!(store.granted_blob(&yours, &Digest::of(b"layer")).await.unwrap().is_none());
+        assert!(store.granted_manifest(&yours, &digest).await.unwrap().is_none());
+        let mut change = Change::new();
+        change.entry(&yours, entry("1", digest, 5));
+        assert!(matches!(store.apply(change).await.unwrap_err(), Error::Missing { .. }));
+        let found = store.candidates("x", "1").await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(store.candidates("x", &digest.to_string()).await.unwrap().len(), 1);
+        assert_eq!(store.candidates("x", &Digest::of(b"layer").to_string()).await.unwrap()[0].repository, mine);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_with_a_hole_is_offered() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::image("a.io", "x");
+        let (amd, arm) = (manifest(&[b"amd"]), manifest(&[b"arm"]));
+        let both = index(&[&amd, &arm]);
+        let digest = Digest::of(&both);
+        let mut change = Change::new();
+        change.manifest(&repository, &Digest::of(&amd), amd.clone(), "", HashSet::new());
+        change.manifest(&repository, &digest, both.clone(), "", HashSet::from([Digest::of(&arm)]));
+        store.apply(change).await.unwrap();
+        let mut change = Change::new();
+        change.entry(&repository, entry("1", digest, 1));
+        let refused = store.apply(change).await.unwrap_err();
+        assert!(matches!(refused, Error::Incomplete { missing, .. } if missing == Digest::of(b"amd")), "{refused}");
+        // The layer arrives: the manifest, and then the index, are complete.
+        let mut change = Change::new();
+        change.blob(Some(&repository), put(&store, b"amd"));
+        change.entry(&repository, entry("1", digest, 1));
+        store.apply(change).await.unwrap();
+        assert!(store.manifest(&digest).await.unwrap().unwrap().complete);
+        // The other platform is wished for later: the index stays whole all the while.
+        let mut change = Change::new();
+        change.manifest(&repository, &digest, both.clone(), "", HashSet::new());
+        store.apply(change).await.unwrap();
+        assert!(store.manifest(&digest).await.unwrap().unwrap().complete);
+        assert!(store.links(&digest).await.unwrap().iter().any(|link| !link.carried));
+        let mut change = Change::new();
+        change.blob(Some(&repository), put(&store, b"arm"));
+        change.manifest(&repository, &Digest::of(&arm), arm, "", HashSet::new());
+        change.manifest(&repository, &digest, both, "", HashSet::new());
+        store.apply(change).await.unwrap();
+        assert!(store.links(&digest).await.unwrap().iter().all(|link| link.carried && link.present));
+        assert!(store.fsck(false, Arc::new(Silent)).await.unwrap().findings.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_change_changes_nothing_and_spares_its_neighbours() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::files("dl.k8s.io");
+        let (mut bad, mut good) = (Change::new(), Change::new());
+        bad.blob(Some(&repository), put(&store, b"bad"));
+        bad.entry(&repository, entry("../etc/passwd", Digest::of(b"bad"), 1));
+        good.blob(Some(&repository), put(&store, b"good"));
+        good.entry(&repository, entry("a/good", Digest::of(b"good"), 1));
+        let (bad, good) = tokio::join!(store.apply(bad), store.apply(good));
+        assert!(matches!(bad.unwrap_err(), Error::Name(_)));
+        good.unwrap();
+        assert!(store.blob(&Digest::of(b"bad")).await.unwrap().is_none());
+        assert_eq!(files(&folder.path().join("blobs")), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn older_never_replaces_newer() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::files("h.io");
+        for (bytes, seen, force) in [(b"new", 20, false), (b"old", 10, false), (b"odd", 10, true)] {
+            let mut change = Change::because(cause("load"));
+            change.blob(Some(&repository), put(&store, bytes));
+            change.entry(&repository, entry("f", Digest::of(bytes), seen));
+            if force {
+                change.force();
+            }
+            let applied = store.apply(change).await.unwrap();
+            assert_eq!(applied.kept.len(), usize::from(seen == 10 && !force));
+        }
+        assert_eq!(store.entry(&repository, "f").await.unwrap().unwrap().digest, Digest::of(b"odd"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_generation_can_be_restored() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::files("h.io");
+        for (bytes, seen) in [(b"one", 1), (b"two", 2)] {
+            let mut change = Change::because(cause("load"));
+            change.blob(Some(&repository), put(&store, bytes));
+            change.entry(&repository, entry("f", Digest::of(bytes), seen));
+            change.entry(&repository, entry(&format!("only-{seen}"), Digest::of(bytes), seen));
+            store.apply(change).await.unwrap();
+        }
+        store.restore(1, "me").await.unwrap();
+        assert_eq!(store.entry(&repository, "f").await.unwrap().unwrap().digest, Digest::of(b"one"));
+        assert!(store.entry(&repository, "only-2").await.unwrap().is_none());
+        store.restore(2, "me").await.unwrap();
+        assert_eq!(store.entry(&repository, "f").await.unwrap().unwrap().digest, Digest::of(b"two"));
+        store.restore(0, "me").await.unwrap();
+        assert!(store.entries(&repository, "", 9).await.unwrap().is_empty());
+        assert_eq!(store.history(9).await.unwrap().len(), 5);
+        assert!(matches!(store.restore(99, "me").await.unwrap_err(), Error::NoGeneration(99)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_process_holds_it() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let refused = Store::open(folder.path()).await.unwrap_err();
+        assert!(matches!(&refused, Error::Held { holder, .. } if holder.contains("process")), "{refused}");
+        store.close().await;
+        drop(store);
+        open(&folder).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn other_folders_and_newer_stores_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("thesis.odt"), "x").unwrap();
+    let refused = Store::open(folder.path()).await.unwrap_err();
+    assert!(refused.to_string().contains("thesis.odt"), "{refused}");
+    assert_eq!(files(folder.path()), 1);
+
+    let folder = tempfile::tempdir().unwrap();
+    open(&folder).await.close().await;
+    let database = std::fs::read(folder.path().join("naru.db")).unwrap();
+    // `PRAGMA user_version` lies at bytes 60 to 63 of the header (SQLite, "Database File Format").
+    let mut newer = database.clone();
+    newer[60..64].copy_from_slice(&9_u32.to_be_bytes());
+    std::fs::write(folder.path().join("naru.db"), newer).unwrap();
+    assert!(matches!(Store::open(folder.path()).await.unwrap_err(), Error::Newer { found: 9, .. }));
+    std::fs::write(
+        folder.path().join("naru.db"),
+        "no database at all, but long enough to be taken for one".repeat(100),
+    )
+    .unwrap();
+    assert!(matches!(Store::open(folder.path()).await.unwrap_err(), Error::NotAStore { .. }));
+}
+
+#[tokio::test]
+async fn fsck_names_what_is_wrong_and_who_needs_it() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::image("a.io", "x");
+        let document = manifest(&[b"one", b"two"]);
+        let mut change = Change::new();
+        for layer in [b"one", b"two"] {
+            change.blob(Some(&repository), put(&store, layer));
+        }
+        change.manifest(&repository, &Digest::of(&document), document.clone(), "", HashSet::new());
+        change.entry(&repository, entry("1", Digest::of(&document), 1));
+        store.apply(change).await.unwrap();
+        for (layer, bytes) in [(b"one", Some("onf")), (b"two", None)] {
+            let blob = store.blob(&Digest::of(layer)).await.unwrap().unwrap();
+            let path = folder.path().join("blobs").join(&blob.key);
+            match bytes {
+                Some(bytes) => std::fs::write(path, bytes).unwrap(),
+                None => std::fs::remove_file(path).unwrap(),
+            }
+        }
+        std::fs::write(folder.path().join("blobs/stray"), "").unwrap();
+        let found = store.fsck(false, Arc::new(Silent)).await.unwrap();
+        assert!(!found.is_clean());
+        let names_the_image = |hits: &[store::Hit]| hits.len() == 1 && hits[0].repository == repository;
+        assert!(found.findings.iter().any(|finding| matches!(finding, Finding::Corrupt { digest, needed_by, .. }
+            if *digest == Digest::of(b"one") && names_the_image(needed_by))));
+        assert!(found.findings.iter().any(|finding| matches!(finding, Finding::Missing { digest, needed_by }
+            if *digest == Digest::of(b"two") && names_the_image(needed_by))));
+        assert!(found.findings.iter().any(|finding| matches!(finding, Finding::Orphan { .. })));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lists_page_and_sort_bytewise() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        for (host, name) in [("b.io", "x"), ("", "local"), ("a.io", "x/y"), ("a.io", "x-y")] {
+            let repository = Repository::image(host, name);
+            let mut change = Change::new();
+            let document = manifest(&[]);
+            change.manifest(&repository, &Digest::of(&document), document.clone(), "", HashSet::new());
+            for tag in ["B", "a", "1"] {
+                change.entry(&repository, entry(tag, Digest::of(&document), 1));
+            }
+            store.apply(change).await.unwrap();
+        }
+        let (mut names, mut after) = (Vec::new(), None);
+        while let Some(next) = store.repositories(Some(Kind::Image), after.as_ref(), 1).await.unwrap().pop() {
+            names.push(next.to_string());
+            after = Some(next);
+        }
+        assert_eq!(names, ["local", "a.io/x-y", "a.io/x/y", "b.io/x"]);
+        let tags = store.entries(&Repository::image("b.io", "x"), "1", 9).await.unwrap();
+        assert_eq!(tags.iter().map(|tag| tag.name.as_str()).collect::<Vec<_>>(), ["B", "a"]);
+        assert_eq!(store.hosts(Kind::Image).await.unwrap(), ["", "a.io", "b.io"]);
+        assert_eq!(store.search("B.IO/x:a", 9).await.unwrap().len(), 1);
+        assert_eq!(store.search("y:1", 9).await.unwrap().len(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn documents_are_made_once() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        assert_eq!(store.document_once("site/ca", b"first").await.unwrap(), b"first");
+        assert_eq!(store.document_once("site/ca", b"second").await.unwrap(), b"first");
+        store.set_document("site/ca", Some(b"third")).await.unwrap();
+        assert_eq!(store.documents("site/").await.unwrap(), ["site/ca"]);
+        store.set_document("site/ca", None).await.unwrap();
+        assert_eq!(store.document("site/ca").await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn referrers_live_with_their_subject() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::image("a.io", "x");
+        let subject = manifest(&[]);
+        let signature: Bytes = serde_json::to_vec(&serde_json::json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "artifactType": "a/signature",
+            "subject": {"mediaType": media_type::OCI_MANIFEST, "digest": Digest::of(&subject), "size": subject.len()},
+            "annotations": {"by": "me"}
+        }))
+        .unwrap()
+        .into();
+        let mut change = Change::new();
+        change.manifest(&repository, &Digest::of(&signature), signature.clone(), "", HashSet::new());
+        change.manifest(&repository, &Digest::of(&subject), subject.clone(), "", HashSet::new());
+        store.apply(change).await.unwrap();
+        let found = store.referrers(&repository, &Digest::of(&subject)).await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].artifact_type.as_deref(), Some("a/signature"));
+        assert_eq!(found[0].size, signature.len() as u64);
+        assert!(store.referrers(&Repository::image("b.io", "x"), &Digest::of(&subject)).await.unwrap().is_empty());
+    })
+    .await;
+}

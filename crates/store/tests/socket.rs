@@ -1,0 +1,80 @@
+//! A command reaches the store that a server holds.
+
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::io::{Read, Write};
+use std::sync::Mutex;
+
+use artifact::Progress;
+use serde_json::json;
+use store::Store;
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Progress for Heard {
+    fn say(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+    fn warn(&self, line: &str) {
+        self.0.lock().unwrap().push(format!("warning: {line}"));
+    }
+    fn begin(&self, phase: &str, total: u64) {
+        self.0.lock().unwrap().push(format!("{phase} {total}"));
+    }
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+}
+
+fn file(text: &str) -> std::fs::File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    std::io::Seek::rewind(&mut file).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn files_and_progress_cross_it() {
+    // Deeper than a socket's path may be.
+    let folder = tempfile::tempdir().unwrap();
+    let deep = folder.path().join("d".repeat(120));
+    let store = Store::open(&deep).await.unwrap();
+    let socket = store.listen().unwrap();
+    let server = tokio::spawn(async move {
+        let mut call = socket.accept().await.unwrap();
+        assert!(call.by.starts_with("uid "), "{}", call.by);
+        let mut text = String::new();
+        for file in &mut call.files {
+            file.read_to_string(&mut text).unwrap();
+        }
+        call.progress().begin("load", 7);
+        call.progress().warn("slow");
+        let answer = json!({ "read": text, "asked": call.request });
+        call.answer(Ok(answer));
+        let call = socket.accept().await.unwrap();
+        call.answer(Err(json!("no")));
+        socket.accept().await.unwrap().gone().await;
+    });
+    let heard = Heard::default();
+    let answer = tokio::task::spawn_blocking(move || {
+        let files: Vec<_> = (0..200).map(|n| file(&format!("{n},"))).collect();
+        let first = store::call(&deep, &json!("load"), &files, &heard).unwrap().unwrap().unwrap();
+        let second = store::call(&deep, &json!("again"), &[], &heard).unwrap().unwrap().unwrap_err();
+        assert_eq!(second, json!("no"));
+        // A caller that goes away is noticed.
+        let short = std::fs::File::open(&deep).unwrap();
+        let path = format!("/proc/self/fd/{}/naru.sock", std::os::fd::AsRawFd::as_raw_fd(&short));
+        let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0]).unwrap();
+        stream.write_all(b"null").unwrap();
+        drop(stream);
+        (first, heard.0.into_inner().unwrap())
+    })
+    .await
+    .unwrap();
+    server.await.unwrap();
+    let expected: String = (0..200).flat_map(|n| [n.to_string(), ",".to_owned()]).collect();
+    assert_eq!(answer.0, json!({ "read": expected, "asked": "load" }));
+    assert_eq!(answer.1, ["load 7", "warning: slow"]);
+    assert!(store::call(folder.path(), &json!(null), &[], &artifact::Silent).unwrap().is_none());
+}
