@@ -179,6 +179,20 @@ mod tests {
     }
 
     #[test]
+    fn unknown_keys_and_words_are_refused() {
+        let read = |text: &str| serde_json::from_str::<Upstreams>(text);
+        let upstreams = read(r#"{"a.example":{"mirrors":[{"url":"https://m.example","trust":"mirror"}]}}"#).unwrap();
+        assert_eq!(upstreams.0["a.example"].mirrors[0].trust, Some(MirrorTrust::Mirror));
+        for bad in [
+            r#"{"a.example":{"mirrors":[{"url":"https://m.example","trust":"always"}]}}"#,
+            r#"{"a.example":{"mirrors":[{"url":"https://m.example","trusted":"mirror"}]}}"#,
+            r#"{"a.example":{"user":"x"}}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn debug_shows_no_password() {
         let upstream = Upstream { password: Some("secret".to_owned()), ..Upstream::default() };
         assert!(!format!("{upstream:?}").contains("secret"));

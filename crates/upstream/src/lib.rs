@@ -143,7 +143,8 @@ impl Client {
         registry::blob(&self.inner, repository, blob, sink).await
     }
 
-    /// What a web server says of a file: HEAD, or the headers of a GET where HEAD is refused.
+    /// What a web server says of a file: HEAD, or the headers of a GET where HEAD is refused. Where the origin cannot be
+    /// reached, what its mirrors say: a size and a date, which prove nothing.
     pub async fn head(&self, url: &Url) -> Result<Remote> {
         file::head(&self.inner, url).await
     }

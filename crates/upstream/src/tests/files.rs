@@ -143,6 +143,7 @@ async fn a_pinned_file_comes_from_mirrors() {
         (right.asked(), remote.url),
         (vec!["GET /dl.example/v1/kubectl".to_owned()], right.url("/dl.example/v1/kubectl"))
     );
+    assert_eq!(client.head(&asked).await.unwrap().size, Some(3000), "the origin cannot be reached");
     // Without a digest nothing proves a mirror's bytes.
     let error = client.file(&asked, None, &mut Memory::default()).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");

@@ -65,6 +65,18 @@ async fn one_that_never_gets_on_is_given_up() {
 }
 
 #[tokio::test]
+async fn half_a_blob_is_none() {
+    let bytes = content(1000);
+    // It says itself that this is all of it.
+    let server = Server::start(move |request| ranged(request, &content(500))).await;
+    let error = plain_client()
+        .blob(&repository(&server.host()), &descriptor(&bytes), &mut Memory::default())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Cut { received: 500, expected: Some(1000), .. }), "{error}");
+}
+
+#[tokio::test]
 async fn busy_and_broken_servers_are_asked_again() {
     for (status, header) in [(429, Some("0")), (503, Some("Wed, 21 Oct 2015 07:28:00 GMT")), (500, None), (502, None)] {
         let bytes = content(10);
