@@ -8,8 +8,9 @@ use url::Url;
 
 use crate::auth::Access;
 use crate::error::{Error, Result, shown};
+use crate::retry::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, retried};
 use crate::transfer::{self, Source, content_length, first_words, remote};
-use crate::transport::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, Answer, Ask, host_of, retried};
+use crate::transport::{Answer, Ask, host_of};
 use crate::{Inner, Remote, Sink, mirror, page};
 
 /// A file at its own URL.

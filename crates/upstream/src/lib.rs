@@ -7,8 +7,9 @@
 mod config;
 mod error;
 
-// A connection: a name's addresses, whom we believe, one request with its redirects and waits.
+// A connection: a name's addresses, whom we believe, one request with its redirects, and the wait before the next.
 mod resolver;
+mod retry;
 mod tls;
 mod transport;
 

@@ -12,8 +12,9 @@ use url::Url;
 
 use crate::error::{Error, Result, shown};
 use crate::mirror::{self, Endpoint};
+use crate::retry::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, retried};
 use crate::transfer::{self, Source};
-use crate::transport::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, Answer, Ask, host_of, retried};
+use crate::transport::{Answer, Ask, host_of};
 use crate::{Fetched, Inner, Resolved, Sink, file, page};
 
 const DIGEST_HEADER: &str = "docker-content-digest";

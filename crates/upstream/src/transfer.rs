@@ -11,7 +11,8 @@ use url::Url;
 
 use crate::auth::Access;
 use crate::error::{Error, Result, shown};
-use crate::transport::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, Answer, Ask, Patience};
+use crate::retry::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, Patience};
+use crate::transport::{Answer, Ask};
 use crate::{Inner, Remote, Sink, page};
 
 /// Of a page that came instead, so much is read to be quoted.
