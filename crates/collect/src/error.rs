@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use artifact::{Digest, InvalidManifest};
 
+use crate::readable;
 use crate::yaml::snippet;
 
 /// An answer of this crate.
@@ -158,7 +159,7 @@ pub enum Error {
         why: &'static str,
     },
     /// The store's disk cannot hold it.
-    #[error("{folder} has {free} bytes free; {needed} are needed")]
+    #[error("{folder} has {} free; {} are needed", readable(*.free), readable(*.needed))]
     NoSpace {
         /// The store's folder.
         folder: PathBuf,
@@ -168,10 +169,11 @@ pub enum Error {
         free: u64,
     },
     /// A thread of this process ended without an answer.
-    #[error("a thread broke off: {why}")]
+    #[error("a thread of naru broke off")]
     Thread {
         /// What is known of it.
-        why: String,
+        #[source]
+        source: tokio::task::JoinError,
     },
     /// Several things failed; everything else was done.
     #[error("{}", list(.failures, *.total, .action))]
@@ -219,8 +221,8 @@ impl Error {
     }
 
     /// For `map_err`: what becomes of a thread that panicked or was stopped.
-    pub(crate) fn thread(why: impl ToString) -> Self {
-        Self::Thread { why: why.to_string() }
+    pub(crate) fn thread(why: tokio::task::JoinError) -> Self {
+        Self::Thread { source: why }
     }
 
     /// What is wrong at one place of a document.
@@ -264,6 +266,8 @@ impl Error {
             }
             Self::Changed { .. } => "run `naru lock` again".to_owned(),
             Self::NoSpace { .. } => "free some room, or use `--store` on a larger disk".to_owned(),
+            Self::Upstream(error) => return error.hint(),
+            Self::Store(error) => return error.hint(),
             Self::Failed { failures, .. } => return failures.iter().find_map(|failure| failure.error.hint()),
             _ => return None,
         })

@@ -73,14 +73,14 @@ impl PackingList {
         let mut seen = Seen { path, lines: BTreeMap::new() };
         for raw in document.images {
             let line = raw.referenced.line();
-            let wish = ImageWish::read(raw, &platforms).map_err(|wrong| wrong.at(path, text))?;
+            let wish = ImageWish::read(&raw, &platforms).map_err(|wrong| wrong.at(path, text))?;
             if seen.is_new(&Wish::Image(wish.clone()), line)? {
                 list.images.push(wish);
             }
         }
         for raw in document.files {
             let line = raw.referenced.line();
-            let wish = wish::read_file(raw).map_err(|wrong| wrong.at(path, text))?;
+            let wish = wish::read_file(&raw).map_err(|wrong| wrong.at(path, text))?;
             if seen.is_new(&wish, line)? {
                 match wish {
                     Wish::File(wish) => list.files.push(wish),
@@ -149,8 +149,8 @@ pub(crate) struct Wrong {
 }
 
 impl Wrong {
-    fn new<T>(place: &Spanned<T>, why: impl ToString) -> Self {
-        Self { line: place.referenced.line(), column: place.referenced.column(), why: why.to_string() }
+    fn new<T>(place: &Spanned<T>, why: String) -> Self {
+        Self { line: place.referenced.line(), column: place.referenced.column(), why }
     }
 
     fn at(self, path: &Path, text: &str) -> Error {

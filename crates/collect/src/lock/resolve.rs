@@ -139,12 +139,11 @@ impl Locking<'_> {
     ) -> Result<LockedImage> {
         let reference = &wish.reference;
         let repository = reference.repository();
-        let (digest, trust, resolved, note) = match kept {
-            Some(kept) => (kept.digest, kept.trust, kept.resolved, kept.note.clone()),
-            None => {
-                let resolved = self.client.resolve(reference).await?;
-                (resolved.digest, resolved.trust, self.now, self.disagreement(reference).await?)
-            }
+        let (digest, trust, resolved, note) = if let Some(kept) = kept {
+            (kept.digest, kept.trust, kept.resolved, kept.note.clone())
+        } else {
+            let resolved = self.client.resolve(reference).await?;
+            (resolved.digest, resolved.trust, self.now, self.disagreement(reference).await?)
         };
         if trust.is_weak() {
             self.progress
@@ -291,18 +290,17 @@ impl Locking<'_> {
             Some(_) => self.client.head(&wish.url).await?,
             None => upstream::Remote::default(),
         };
-        let (digest, size, last_modified) = match (expected, head.size) {
-            (Some(digest), Some(size)) => (digest, size, head.last_modified),
+        let (digest, size, last_modified) = if let (Some(digest), Some(size)) = (expected, head.size) {
+            (digest, size, head.last_modified)
+        } else {
             // Nobody says what it is, or how large: its bytes do.
-            _ => {
-                let mut sink = Hashing::default();
-                let remote = self.client.file(&wish.url, None, &mut sink).await?;
-                let (found, size) = sink.finish();
-                if let Some(expected) = expected.filter(|expected| *expected != found) {
-                    return Err(Error::WrongFile { name: wish.url.to_string(), expected, found });
-                }
-                (found, size, remote.last_modified)
+            let mut sink = Hashing::default();
+            let remote = self.client.file(&wish.url, None, &mut sink).await?;
+            let (found, size) = sink.finish();
+            if let Some(expected) = expected.filter(|expected| *expected != found) {
+                return Err(Error::WrongFile { name: wish.url.to_string(), expected, found });
             }
+            (found, size, remote.last_modified)
         };
         let trust = wish.check.trust();
         if trust == Trust::FirstUse {
