@@ -144,6 +144,12 @@ pub enum Error {
         /// What it has.
         found: Digest,
     },
+    /// A file of a web server has grown since it was locked.
+    #[error("it is larger than the {size} bytes that were locked")]
+    Larger {
+        /// How many it had.
+        size: u64,
+    },
     /// A file of this machine is not what it was when it was locked.
     #[error("{path} has changed since it was locked")]
     Changed {
@@ -199,8 +205,13 @@ pub struct Failure {
 fn list(failures: &[Failure], total: usize, action: &str) -> String {
     let mut text = format!("{} of {total} could not be {action}ed", failures.len());
     for Failure { name, error } in failures {
-        // What an error says of itself may begin with the name already.
-        let _ = write!(text, "\n  {name}: {error}");
+        let said = error.to_string();
+        // Many errors begin with the URL or path that they are about.
+        let _ = if said.starts_with(name.as_str()) {
+            write!(text, "\n  {said}")
+        } else {
+            write!(text, "\n  {name}: {said}")
+        };
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             let said = cause.to_string();
@@ -260,8 +271,9 @@ impl Error {
             Self::TooMany { .. } => "`referrers: false` leaves what refers to an image out".to_owned(),
             Self::NoPlatform { .. } => "give this image its own `platforms:`".to_owned(),
             Self::Checksum { .. } => "give the file its `sha256` instead".to_owned(),
-            Self::WrongFile { .. } => {
-                "if the upstream changed it on purpose, correct the `sha256` in the packing list; otherwise do not trust it"
+            Self::WrongFile { .. } | Self::Larger { .. } => {
+                "if its upstream changed it on purpose, correct the `sha256` in the packing list, or run \
+                 `naru lock --update`; otherwise do not trust it"
                     .to_owned()
             }
             Self::Changed { .. } => "run `naru lock` again".to_owned(),

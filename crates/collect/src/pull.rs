@@ -216,7 +216,10 @@ impl<'a> Pulling<'a> {
             if let Err(error) = self.transfer(digest, source, &mut sink).await {
                 // When it was the store that would take no more, it says so here.
                 sink.stop().await?;
-                return Err(error.into());
+                return Err(match (error, source) {
+                    (upstream::Error::TooLarge { limit, .. }, Source::Web(_)) => Error::Larger { size: limit },
+                    (error, _) => error.into(),
+                });
             }
             match (sink.finish().await, source) {
                 // The half that lay here may be what is wrong; it is gone now.

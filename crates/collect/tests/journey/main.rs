@@ -282,7 +282,13 @@ async fn a_lock_stays_as_it_is_until_it_is_told() {
     let error = site.lock(&list, Some(&before), &["apps"], 2000).await.unwrap_err();
     assert!(matches!(error, Error::UnknownUpdate { name } if name == "apps"));
 
+    // What was locked is what is pulled, or nothing.
+    let error = site.pull(&updated).await.unwrap_err();
+    assert!(failures(&error)[0].ends_with("it is larger than the 4 bytes that were locked"), "{error}");
+    assert!(error.hint().unwrap().contains("naru lock --update"));
+
     // Going back to the older lock is what its user wants.
+    site.server.file("/dist/tool.bin", b"tool");
     site.pull(&updated).await.unwrap();
     let pulled = site.pull(&before).await.unwrap();
     assert_eq!((pulled.changed[0].old, pulled.changed[0].new), (Some(second), Some(first)));
@@ -494,6 +500,9 @@ async fn what_cannot_be_locked_is_named() {
     assert!(said[2].contains("none:1: "), "{said:?}");
     assert!(said[3].contains("tool.sha256: it has no sha256"), "{said:?}");
     assert!(said[4].contains("nowhere"), "{said:?}");
+    let shown = error.to_string();
+    assert!(shown.starts_with("5 of 5 could not be locked\n"), "{shown}");
+    assert_eq!(shown.lines().count(), 6, "{shown}");
     // Without its referrers, the first can be had.
     let list = site.list("platforms: [linux/amd64]\nimages: [{image: 'HOST/app:1', referrers: false}]\n");
     assert_eq!(site.lock(&list, None, &[], 1).await.unwrap().images[0].digest, app);
