@@ -235,14 +235,7 @@ impl<'a> Pulling<'a> {
     async fn transfer(&self, digest: &Digest, source: &Source<'_>, sink: &mut Storing<'_>) -> upstream::Result<()> {
         match source {
             Source::Web(url) => self.client.file(url, self.sizes.get(digest).copied(), sink).await.map(drop),
-            Source::Registry(repository, blob) => {
-                for url in blob.urls.iter().filter_map(|url| url.parse::<Url>().ok()) {
-                    if self.client.file(&url, Some(blob.size), sink).await.is_ok() {
-                        return Ok(());
-                    }
-                }
-                self.client.blob(repository, &blob.descriptor(), sink).await
-            }
+            Source::Registry(repository, blob) => self.client.blob(repository, &blob.descriptor(), sink).await,
             Source::Disk(_) => Ok(()),
         }
     }

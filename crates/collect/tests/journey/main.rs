@@ -164,7 +164,10 @@ async fn an_index_with_all_that_belongs_to_it() {
         site.server.manifest("team/app", Some(&tag_of(of, "")), OCI_INDEX, &body)
     };
     let list_of_amd64 = fallback(&index.amd64, descriptor(OCI_MANIFEST, &sbom, sbom_body.len()));
-    fallback(&sbom, descriptor(OCI_MANIFEST, &countersigned, countersigned_body.len()));
+    // Its list names one that the registry has thrown away since.
+    let gone = descriptor(OCI_MANIFEST, &Digest::of(b"gone"), 4);
+    let countersignature = descriptor(OCI_MANIFEST, &countersigned, countersigned_body.len());
+    fallback(&sbom, format!("{countersignature},{gone}"));
 
     let list = site.list("platforms: [linux/amd64]\nimages: ['HOST/team/app:1']\n");
     let lock = site.lock(&list, None, &[], 1000).await.unwrap();
@@ -179,6 +182,8 @@ async fn an_index_with_all_that_belongs_to_it() {
     for attached in [signature, sbom, countersigned, list_of_amd64] {
         assert_eq!(all.iter().filter(|digest| **digest == attached).count(), 1);
     }
+
+    assert!(site.said.has(&format!("the referrer {} is left out", Digest::of(b"gone"))));
 
     let pulled = site.pull(&lock).await.unwrap();
     assert_eq!(pulled.items, 1);
