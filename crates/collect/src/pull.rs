@@ -234,7 +234,9 @@ impl<'a> Pulling<'a> {
 
     async fn transfer(&self, digest: &Digest, source: &Source<'_>, sink: &mut Storing<'_>) -> upstream::Result<()> {
         match source {
-            Source::Web(url) => self.client.file(url, self.sizes.get(digest).copied(), sink).await.map(drop),
+            Source::Web(url) => {
+                self.client.pinned_file(url, self.sizes.get(digest).copied(), digest, sink).await.map(drop)
+            }
             Source::Registry(repository, blob) => self.client.blob(repository, &blob.descriptor(), sink).await,
             Source::Disk(_) => Ok(()),
         }
