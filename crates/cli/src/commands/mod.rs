@@ -15,6 +15,7 @@ mod pull;
 mod restore;
 mod rm;
 mod search;
+mod setup;
 mod show;
 mod why;
 
@@ -67,6 +68,8 @@ pub(crate) enum Command {
     Pull(pull::Request),
     #[command(flatten)]
     InStore(InStore),
+    /// Prints the configuration with which a client pulls from here
+    Setup(setup::Request),
     /// Sets this machine up to serve: binary, user, folders, unit, labels, firewall
     Install(install::Request),
     /// Makes Naru itself into an image, without docker
@@ -120,6 +123,7 @@ pub(crate) enum Work {
 async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let (work, files) = match command {
         Command::Init => return init::run(context, voice),
+        Command::Setup(request) => return setup::run(&request, context, voice).await,
         Command::Install(request) => return install::run(&request, context, voice),
         Command::Lock(request) => return lock::run(&request, context, voice).await,
         Command::Image(request) => return image::run(request, context, voice).await,
