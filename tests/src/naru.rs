@@ -1,0 +1,156 @@
+//! The built binary.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::folder::Folder;
+use crate::http;
+use crate::process::{Daemon, Outcome};
+
+/// Where the binary is: `NARU_BINARY`, or beside this test in cargo's own folder.
+///
+/// # Errors
+/// When it was not built.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("NARU_BINARY") {
+        return Ok(path.into());
+    }
+    // target/TRIPLE/debug/deps/journey-0123 → target/TRIPLE/debug/naru
+    let test = std::env::current_exe()?;
+    let path = test.ancestors().nth(2).context("a test lies in cargo's folder")?.join("naru");
+    ensure!(path.is_file(), "{} was not built: `make test` and `make journey` do that first", path.display());
+    Ok(path)
+}
+
+/// One side of the gap: the binary, a store, a packing list's folder.
+#[derive(Debug)]
+pub struct Naru {
+    binary: PathBuf,
+    folder: PathBuf,
+    store: PathBuf,
+}
+
+impl Naru {
+    /// A side with a folder of its own.
+    ///
+    /// # Errors
+    /// When the binary was not built.
+    pub fn new(folder: &Folder, name: &str) -> Result<Self> {
+        let own = folder.make(name)?;
+        Ok(Self { binary: binary()?, store: own.join("store"), folder: own })
+    }
+
+    /// Its store.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// Its folder: `naru.yaml` and its lock lie there, and commands run there.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Writes its packing list.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn list(&self, text: &str) -> Result<()> {
+        Ok(std::fs::write(self.folder.join("naru.yaml"), text)?)
+    }
+
+    /// A command, not yet run: nothing of this machine's environment reaches it.
+    pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", &self.folder)
+            .env("NARU_STORE", &self.store)
+            .env("RUST_BACKTRACE", "1")
+            .current_dir(&self.folder);
+        command
+    }
+
+    /// Runs it, and says how it ended.
+    ///
+    /// # Errors
+    /// When it does not start, or when it panicked, which it never may.
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Outcome> {
+        let outcome = Outcome::of(&mut self.command(arguments))?;
+        ensure!(!outcome.stderr.contains("panicked at"), "naru panicked:\n{}", outcome.stderr);
+        Ok(outcome)
+    }
+
+    /// Runs it; it must end well.
+    ///
+    /// # Errors
+    /// With all that it said, when it does not.
+    pub fn ok<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Outcome> {
+        let arguments = arguments.into_iter().collect::<Vec<_>>();
+        let line = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let outcome = self.run(arguments)?;
+        let Outcome { status, stdout, stderr } = &outcome;
+        ensure!(status.success(), "naru {line}: {status}\n{stdout}{stderr}");
+        Ok(outcome)
+    }
+
+    /// Serves the store on a free port of loopback, until it is dropped.
+    ///
+    /// # Errors
+    /// With what it said, when it does not come up.
+    pub fn serve(&self, arguments: &[&str]) -> Result<Serving> {
+        let mut command = self.command(["serve", "--listen", "127.0.0.1:0"]);
+        command.args(arguments);
+        let log = self.folder.join("serve.log");
+        let _ = std::fs::remove_file(&log);
+        let mut daemon = Daemon::start(&mut command, &log)?;
+        let address = daemon.wait_for("naru serve", |said| {
+            let address = address_in(said)?;
+            http::get(&format!("http://{address}/readyz")).is_ok_and(|answer| answer.status == 200).then_some(address)
+        })?;
+        Ok(Serving { daemon, address })
+    }
+}
+
+/// The first `://127.0.0.1:PORT` that was printed.
+fn address_in(said: &str) -> Option<String> {
+    let rest = &said[said.find("://127.0.0.1:")? + 3..];
+    let port = rest["127.0.0.1:".len()..].chars().take_while(char::is_ascii_digit).collect::<String>();
+    // The line may not be whole yet.
+    let end = "127.0.0.1:".len() + port.len();
+    (!port.is_empty() && rest.len() > end).then(|| rest[..end].to_owned())
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Serving {
+    /// Its process.
+    pub daemon: Daemon,
+    address: String,
+}
+
+impl Serving {
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A URL of it, plain HTTP.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Its site's CA, written into a file for clients.
+    ///
+    /// # Errors
+    /// When it does not hand it out.
+    pub fn ca(&self, folder: &Folder) -> Result<PathBuf> {
+        let answer = http::get(&self.url("/ca.crt"))?;
+        ensure!(answer.status == 200, "/ca.crt: {}", answer.status);
+        folder.write("site-ca.crt", answer.body)
+    }
+}

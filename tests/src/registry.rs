@@ -1,0 +1,90 @@
+//! An upstream registry: Debian's docker-registry.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::folder::Folder;
+use crate::http;
+use crate::image::{Blob, Content, Image};
+use crate::process::{Daemon, find, free_port};
+
+/// One docker-registry on loopback.
+#[derive(Debug)]
+pub struct Registry {
+    port: u16,
+    #[expect(dead_code, reason = "it runs until it is dropped")]
+    daemon: Daemon,
+}
+
+impl Registry {
+    /// Starts one that keeps its things in a folder of that name.
+    ///
+    /// # Errors
+    /// With its log, when it does not come up.
+    pub fn start(folder: &Folder, name: &str) -> Result<Self> {
+        let port = free_port()?;
+        let root = folder.make(name)?;
+        let configuration = format!(
+            "version: 0.1\nlog: {{ level: warn, accesslog: {{ disabled: true }} }}\n\
+             storage: {{ filesystem: {{ rootdirectory: {root} }}, delete: {{ enabled: true }} }}\n\
+             http: {{ addr: '127.0.0.1:{port}', relativeurls: true }}\n",
+            root = root.display(),
+        );
+        let configuration = folder.write(format!("{name}.yml"), configuration)?;
+        let mut command = Command::new(find("docker-registry").context("docker-registry is not here")?);
+        command.arg("serve").arg(configuration);
+        let mut daemon = Daemon::start(&mut command, &folder.join(format!("{name}.log")))?;
+        daemon.wait_for("docker-registry", |_| http::get(&format!("http://127.0.0.1:{port}/v2/")).ok())?;
+        Ok(Self { port, daemon })
+    }
+
+    /// Its address, which is its name as an upstream: `127.0.0.1:PORT`.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Puts an image there, under a tag.
+    ///
+    /// # Errors
+    /// When the registry refuses anything of it.
+    pub fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<()> {
+        for blob in &image.blobs {
+            self.push_blob(repository, blob)?;
+        }
+        for document in &image.documents {
+            let name = if document.digest == image.digest() { tag } else { &document.digest };
+            let url = format!("http://{}/v2/{repository}/manifests/{name}", self.host());
+            let media_type = format!("Content-Type: {}", document.media_type);
+            let answer = http::request(&url, &["--request", "PUT", "--header", &media_type], Some(&document.bytes))?;
+            ensure!(answer.status == 201, "{url}: {}: {}", answer.status, answer.text());
+        }
+        Ok(())
+    }
+
+    fn push_blob(&self, repository: &str, blob: &Blob) -> Result<()> {
+        let url = format!("http://{}/v2/{repository}/blobs/uploads/", self.host());
+        let answer = http::request(&url, &["--request", "POST"], Some(b""))?;
+        ensure!(answer.status == 202, "{url}: {}: {}", answer.status, answer.text());
+        let place = answer.header("location").context("an upload has a place")?;
+        let place = format!("http://{}{place}&digest={}", self.host(), blob.digest);
+        let octets = ["--request", "PUT", "--header", "Content-Type: application/octet-stream"];
+        let answer = match &blob.content {
+            Content::Here(bytes) => http::request(&place, &octets, Some(bytes))?,
+            Content::In(path) => {
+                let path = path.to_str().context("a path of our own")?;
+                let file = [
+                    "--upload-file",
+                    path,
+                    "--header",
+                    "Content-Type: application/octet-stream",
+                    "--header",
+                    "Expect:",
+                ];
+                http::request(&place, &file, None)?
+            }
+        };
+        ensure!(answer.status == 201, "{}: {}: {}", blob.digest, answer.status, answer.text());
+        Ok(())
+    }
+}
