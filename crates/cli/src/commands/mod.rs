@@ -117,13 +117,17 @@ pub(crate) async fn run_until(
 pub(crate) enum Work {
     InStore(InStore),
     Pull(Box<pull::Order>),
+    Setup(setup::Order),
 }
 
 /// Carries a command out.
 async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let (work, files) = match command {
         Command::Init => return init::run(context, voice),
-        Command::Setup(request) => return setup::run(&request, context, voice).await,
+        Command::Setup(request) => match setup::run(&request, context, voice).await? {
+            Some(work) => (work, Vec::new()),
+            None => return Ok(Exit::Done),
+        },
         Command::Install(request) => return install::run(&request, context, voice),
         Command::Lock(request) => return lock::run(&request, context, voice).await,
         Command::Image(request) => return image::run(request, context, voice).await,
@@ -150,6 +154,7 @@ async fn carry_out(work: &Work, _files: Vec<File>, store: &Store, voice: &Speake
     match work {
         Work::InStore(command) => in_store(command, store, voice).await,
         Work::Pull(order) => pull::run(store, order, voice).await,
+        Work::Setup(order) => setup::of_own(store, order, voice).await,
     }
 }
 

@@ -7,17 +7,19 @@ use artifact::{Digest, Kind, Reference, Repository};
 use kinds::client::{Address, Client, Site, Version, configure};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::Store;
 use upstream::{Upstream, Upstreams};
 use url::Url;
 
-use super::Context;
+use super::{Context, Work};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::terminal::Speaker;
 
+/// The document that says where the store was last served.
+const SERVED: &str = "serve/address";
 /// The largest answers that are read of a server.
 const LIMIT: usize = 4 << 20;
 /// Where pause images come from.
@@ -28,22 +30,65 @@ const PAUSE: &str = "registry.k8s.io/pause";
 pub(crate) struct Request {
     /// containerd, docker or podman
     client: Client,
-    /// The server, as https://10.0.0.5:5000; several stand in for each other
-    #[arg(long, value_name = "URL", required = true)]
+    /// The server, as https://10.0.0.5:5000; several stand in for each other [default: this store's]
+    #[arg(long, value_name = "URL")]
     server: Vec<Address>,
     /// The client's version, as it prints it; without, what every version in use reads
     #[arg(long = "version", value_name = "VERSION")]
     version: Option<Version>,
 }
 
-pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
+/// A set-up for the store's own server.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    client: String,
+    version: Option<String>,
+}
+
+/// Where a store was last served, for who sets clients up without naming a server.
+#[derive(Debug, Serialize, Deserialize)]
+struct Served {
+    url: String,
+    ca: Option<String>,
+}
+
+/// What is asked of a server that was named; or else of the store.
+pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Option<Work>> {
     let Some((first, others)) = request.server.split_first() else {
-        return Err(Failure::new("no server is given").exit(Exit::Usage).into());
+        let version = request.version.map(|version| version.to_string());
+        return Ok(Some(Work::Setup(Order { client: request.client.to_string(), version })));
     };
-    let mut site = Site::new(first.clone());
-    for other in others {
-        site = site.server(other.clone());
+    let site = others.iter().cloned().fold(Site::new(first.clone()), Site::server);
+    let site = of_server(first, site, context, voice).await?;
+    print(request.client, &site, request.version, voice)?;
+    Ok(None)
+}
+
+/// Sets a client up for the server that last served this store.
+pub(crate) async fn of_own(store: &Store, order: &Order, voice: &Speaker) -> anyhow::Result<Exit> {
+    let Some(served) = store.document(SERVED).await? else {
+        return Err(Failure::new(format!("the store {} was not served yet", store.folder().display()))
+            .hint("name the server: `--server https://HOST:5000`")
+            .into());
+    };
+    let Served { url, ca } = serde_json::from_slice(&served).context(SERVED)?;
+    let mut site = Site::new(url.parse()?);
+    if let Some(pem) = ca {
+        site = site.ca(&pem);
     }
+    let site = of_store(store, site).await?;
+    let version = order.version.as_deref().map(str::parse).transpose()?;
+    print(order.client.parse()?, &site, version, voice)?;
+    Ok(Exit::Done)
+}
+
+/// Keeps where a store is served.
+pub(crate) async fn remember(store: &Store, url: &str, ca: Option<&str>) -> anyhow::Result<()> {
+    let served = serde_json::to_vec(&Served { url: url.to_owned(), ca: ca.map(str::to_owned) })?;
+    Ok(store.set_document(SERVED, Some(&served)).await?)
+}
+
+async fn of_server(first: &Address, mut site: Site, context: &Context, voice: &Speaker) -> anyhow::Result<Site> {
     let asked = Asked::ask(first, context).await.with_context(|| format!("the server {first}"))?;
     if let Some(pem) = &asked.ca {
         voice.say(&format!(
@@ -56,11 +101,10 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     for host in &asked.hosts {
         site = site.host(host)?;
     }
-    if let Some(pause) = asked.pause {
-        site = site.pause(pause);
-    }
-    print(request.client, &site, request.version, voice)?;
-    Ok(Exit::Done)
+    Ok(match asked.pause {
+        Some(pause) => site.pause(pause),
+        None => site,
+    })
 }
 
 /// Prints a client's configuration.
