@@ -12,9 +12,11 @@ mod install;
 mod lock;
 mod ls;
 mod pull;
+mod quickstart;
 mod restore;
 mod rm;
 mod search;
+mod serve;
 mod setup;
 mod show;
 mod why;
@@ -28,6 +30,7 @@ use store::{Applied, Replaced, Store};
 
 use crate::environment::Environment;
 use crate::exit::Exit;
+use crate::signals;
 use crate::terminal::Speaker;
 use crate::thing;
 
@@ -68,6 +71,10 @@ pub(crate) enum Command {
     Pull(pull::Request),
     #[command(flatten)]
     InStore(InStore),
+    /// Serves the store to clients
+    Serve(serve::Request),
+    /// Makes the whole journey on this machine, on real input, and leaves nothing behind
+    Quickstart(quickstart::Request),
     /// Prints the configuration with which a client pulls from here
     Setup(setup::Request),
     /// Sets this machine up to serve: binary, user, folders, unit, labels, firewall
@@ -105,6 +112,10 @@ pub(crate) async fn run_until(
     voice: &Speaker,
     end: impl Future<Output = Exit>,
 ) -> anyhow::Result<Exit> {
+    if let Command::Serve(request) = &command {
+        // A server ends by itself, when its pulls have.
+        return serve::run(request, context, voice, end).await;
+    }
     tokio::select! {
         result = run(command, context, voice) => result,
         exit = end => Ok(exit),
@@ -128,6 +139,8 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
             Some(work) => (work, Vec::new()),
             None => return Ok(Exit::Done),
         },
+        Command::Serve(request) => return serve::run(&request, context, voice, signals::end()).await,
+        Command::Quickstart(request) => return quickstart::run(&request, context, voice).await,
         Command::Install(request) => return install::run(&request, context, voice),
         Command::Lock(request) => return lock::run(&request, context, voice).await,
         Command::Image(request) => return image::run(request, context, voice).await,

@@ -100,11 +100,8 @@ impl Journey<'_> {
     async fn naru(&self, words: &[&str]) -> anyhow::Result<()> {
         self.voice.say(&format!("$ naru {}", words.join(" ").replace(text(self.folder)?, "$DIR")));
         let arguments = Arguments::try_parse_from(std::iter::once("naru").chain(words.iter().copied()))?;
-        let context = Context {
-            store: arguments.store,
-            list: arguments.list,
-            environment: self.context.environment.clone(),
-        };
+        let context =
+            Context { store: arguments.store, list: arguments.list, environment: self.context.environment.clone() };
         match Box::pin(super::run(arguments.command, &context, self.voice)).await? {
             Exit::Done => Ok(()),
             exit => Err(Failure::new(format!("`naru {}` did not get through", words.join(" "))).exit(exit).into()),

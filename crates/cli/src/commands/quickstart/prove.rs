@@ -30,10 +30,8 @@ pub(super) async fn prove(
     std::fs::write(&ca, server.authority_pem().context("the site has no CA")?)
         .with_context(|| ca.display().to_string())?;
     let trusting = Upstream { ca: Some(ca), ..Upstream::default() };
-    let client = Client::new(
-        Upstreams(BTreeMap::from([(address.clone(), trusting)])),
-        &context.environment.surroundings(),
-    )?;
+    let client =
+        Client::new(Upstreams(BTreeMap::from([(address.clone(), trusting)])), &context.environment.surroundings())?;
 
     let image = lock.images.first().context("the lock has no image")?;
     // The upstream's host is the first part of the path; a port is written so that every client can say it.

@@ -38,8 +38,7 @@ fn apt_line(line: &str) -> Option<Found> {
 /// # Errors
 /// With one line for the user.
 pub(super) async fn pip(package: &str) -> Result<Found, String> {
-    let arguments =
-        ["install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-", package];
+    let arguments = ["install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-", package];
     let mut why = String::new();
     for program in ["pip3", "pip"] {
         match output(program, &arguments).await {
@@ -108,7 +107,9 @@ mod tests {
 
     #[test]
     fn reads_what_apt_prints() {
-        let line = format!("'http://d.example/pool/h/hostname_3.23%2bnmu1_amd64.deb' hostname_3.23+nmu1_amd64.deb 10500 SHA256:{SUM}");
+        let line = format!(
+            "'http://d.example/pool/h/hostname_3.23%2bnmu1_amd64.deb' hostname_3.23+nmu1_amd64.deb 10500 SHA256:{SUM}"
+        );
         let found = apt_line(&line).unwrap();
         assert_eq!(found.url, "http://d.example/pool/h/hostname_3.23%2bnmu1_amd64.deb");
         assert_eq!(found.sha256, SUM);
@@ -123,7 +124,8 @@ mod tests {
             r#"{{"version":"1","install":[{{"download_info":{{"url":"https://f.example/six.whl","archive_info":{{"hash":"sha256={SUM}"}}}}}}]}}"#
         );
         assert_eq!(pip_report(&report).unwrap().url, "https://f.example/six.whl");
-        for bad in ["", "{}", r#"{"install":[]}"#, &report.replace("sha256=", "md5="), &report.replace("https", "file")] {
+        for bad in ["", "{}", r#"{"install":[]}"#, &report.replace("sha256=", "md5="), &report.replace("https", "file")]
+        {
             assert_eq!(pip_report(bad), None, "{bad}");
         }
     }
