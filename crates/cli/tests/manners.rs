@@ -1,5 +1,7 @@
 //! How the built binary behaves towards its user: exit codes, what goes to which stream, hints.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 

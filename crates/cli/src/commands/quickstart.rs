@@ -10,7 +10,7 @@ mod prove;
 mod tools;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,30 +110,29 @@ impl Journey<'_> {
 
     /// Writes the packing list, with everything that can be had.
     async fn write_list(&self, origin: SocketAddr) -> anyhow::Result<()> {
-        let mut list = format!("images:\n  - {origin}/{}\n", image::NAME);
+        let mut images = vec![format!("{origin}/{}", image::NAME)];
         let client = upstream::Client::new(upstream::Upstreams::default(), &self.context.environment.surroundings())?;
         let (pause, apt, pip) = tokio::join!(pause(&client), tools::apt("hostname"), tools::pip("six"));
         match pause {
-            Ok(()) => list.push_str(&format!("  - {PAUSE}\n")),
+            Ok(()) => images.push(PAUSE.to_owned()),
             Err(why) => self.voice.say(&format!("left out: {PAUSE}: {why}")),
         }
-        let mut files = String::new();
+        let mut files = Vec::new();
         for (tool, found) in [("apt", apt), ("pip", pip)] {
             let answers = match found {
                 Ok(found) => answers(&client, &found.url).await.map(|()| found),
                 Err(why) => Err(why),
             };
             match answers {
-                Ok(tools::Found { url, sha256 }) => {
-                    files.push_str(&format!("  - url: \"{url}\"\n    sha256: {sha256}\n"));
-                }
+                Ok(tools::Found { url, sha256 }) => files.push(format!("url: \"{url}\"\n    sha256: {sha256}")),
                 Err(why) => self.voice.say(&format!("left out: a package by {tool}: {why}")),
             }
         }
         // A file there is always: a local one needs no network.
         let note = self.folder.join("hello.txt");
         std::fs::write(&note, "Carried across by Naru.\n").with_context(|| note.display().to_string())?;
-        list.push_str(&format!("files:\n{files}  - path: ./hello.txt\n"));
+        files.push("path: ./hello.txt".to_owned());
+        let list = format!("images:\n  - {}\nfiles:\n  - {}\n", images.join("\n  - "), files.join("\n  - "));
         let path = self.folder.join("naru.yaml");
         std::fs::write(&path, &list).with_context(|| path.display().to_string())?;
         self.voice.say(&format!("{}:\n  {}", "$DIR/naru.yaml", list.trim_end().replace('\n', "\n  ")));
@@ -184,7 +183,7 @@ struct Serving {
 }
 
 impl Serving {
-    async fn start(folder: &PathBuf) -> anyhow::Result<Self> {
+    async fn start(folder: &Path) -> anyhow::Result<Self> {
         let store = Store::open(folder).await?;
         let config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default() };
         let server = Arc::new(Server::bind(store.clone(), config).await?);

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use kinds::client::Client;
 use serde_json::json;
 use serve::{Config, Server};
@@ -48,16 +47,11 @@ pub(crate) struct Request {
 impl Request {
     /// The configuration with the flags above it.
     fn config(&self, store: &Path) -> anyhow::Result<Config> {
-        let mut config = match &self.config {
-            Some(path) => parse(path, &fs::read_to_string(path).with_context(|| path.display().to_string())?)?,
-            None => {
-                let path = store.join("serve.yaml");
-                match fs::read_to_string(&path) {
-                    Ok(text) => parse(&path, &text)?,
-                    Err(error) if error.kind() == ErrorKind::NotFound => Config::default(),
-                    Err(error) => return Err(anyhow::Error::new(error).context(path.display().to_string())),
-                }
-            }
+        let path = self.config.clone().unwrap_or_else(|| store.join("serve.yaml"));
+        let mut config = match fs::read_to_string(&path) {
+            Ok(text) => parse(&path, &text)?,
+            Err(error) if error.kind() == ErrorKind::NotFound && self.config.is_none() => Config::default(),
+            Err(error) => return Err(anyhow::Error::new(error).context(path.display().to_string())),
         };
         if let Some(listen) = self.listen {
             config.listen = listen;
@@ -129,7 +123,7 @@ async fn reload(request: &Request, folder: &Path, server: &Server, voice: &Speak
             Err(error) => voice.warn(&format!("the configuration stays as it was: {error:#}")),
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Says where it serves and how clients get there.

@@ -30,7 +30,7 @@ const PAUSE: &str = "registry.k8s.io/pause";
 pub(crate) struct Request {
     /// containerd, docker or podman
     client: Client,
-    /// The server, as https://10.0.0.5:5000; several stand in for each other [default: this store's]
+    /// The server, as `https://10.0.0.5:5000`; several stand in for each other [default: this store's]
     #[arg(long, value_name = "URL")]
     server: Vec<Address>,
     /// The client's version, as it prints it; without, what every version in use reads
@@ -153,10 +153,10 @@ impl Asked {
             let url = Url::parse(&format!("{server}{path}"))?;
             Ok(client.document(&url, LIMIT).await?)
         };
-        let ca = match server.is_tls() {
-            true => Some(String::from_utf8(get("/ca.crt").await?.to_vec()).context("/ca.crt is no text")?),
-            false => None,
-        };
+        let mut ca = None;
+        if server.is_tls() {
+            ca = Some(String::from_utf8(get("/ca.crt").await?.to_vec()).context("/ca.crt is no text")?);
+        }
         // A site that lets nobody look around is set up all the same, for the upstreams that everybody uses.
         let catalog: Catalog = get("/v2/_catalog").await.ok().map(|bytes| read(&bytes)).unwrap_or_default();
         let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
@@ -177,7 +177,8 @@ fn read<T: Default + for<'a> Deserialize<'a>>(bytes: &[u8]) -> T {
 
 /// The pause image with the highest version.
 fn newest(tags: &[String]) -> Option<Reference> {
-    let tag = tags.iter().filter_map(|tag| Some((tag.parse::<Version>().ok()?, tag))).max()?.1;
+    let numbers = |tag: &str| tag.split('.').map(|number| number.parse().ok()).collect::<Option<Vec<u32>>>();
+    let tag = tags.iter().filter_map(|tag| Some((numbers(tag)?, tag))).max()?.1;
     format!("{PAUSE}:{tag}").parse().ok()
 }
 
