@@ -11,8 +11,8 @@ use crate::exit::Exit;
 #[derive(Debug, Parser)]
 #[command(name = "naru", version, after_help = Exit::help(), disable_help_subcommand = true, max_term_width = 100)]
 pub(crate) struct Arguments {
-    /// Where the store is [default: /var/lib/naru for root, the user's data folder otherwise]
-    #[arg(long, global = true, value_name = "PATH", env = "NARU_STORE", hide_env_values = true)]
+    /// Where the store is [default: `NARU_STORE`, or /var/lib/naru for root, or the user's data folder]
+    #[arg(long, global = true, value_name = "PATH")]
     pub(crate) store: Option<PathBuf>,
     /// The packing list; its lock lies beside it
     #[arg(short = 'f', long = "file", global = true, value_name = "FILE", default_value = "naru.yaml")]

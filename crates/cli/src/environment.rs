@@ -3,13 +3,15 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use upstream::Surroundings;
 
 use crate::failure::Failure;
 
 /// The environment, read once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Environment {
+    store: Option<PathBuf>,
     is_root: bool,
     home: Option<PathBuf>,
     data_home: Option<PathBuf>,
@@ -38,6 +40,7 @@ impl Environment {
         };
         Self {
             is_root,
+            store: path("NARU_STORE"),
             home: path("HOME"),
             data_home: path("XDG_DATA_HOME"),
             config_home: path("XDG_CONFIG_HOME"),
@@ -57,11 +60,14 @@ impl Environment {
         self.is_root
     }
 
-    /// Where the store is when nobody says: `/var/lib/naru` for root, the user's data folder otherwise.
+    /// Where the store is when no flag says: `NARU_STORE`, or `/var/lib/naru` for root, the user's data folder otherwise.
     ///
     /// # Errors
     /// When neither `XDG_DATA_HOME` nor `HOME` tells where that folder is.
     pub(crate) fn default_store(&self) -> Result<PathBuf, Failure> {
+        if let Some(store) = &self.store {
+            return Ok(store.clone());
+        }
         if self.is_root {
             return Ok(PathBuf::from("/var/lib/naru"));
         }
@@ -113,7 +119,9 @@ mod tests {
         assert_eq!(data.default_store().unwrap(), Path::new("/data/naru"));
         let relative = environment(false, &[("HOME", "/home/a"), ("XDG_DATA_HOME", "data")]);
         assert_eq!(relative.default_store().unwrap(), Path::new("/home/a/.local/share/naru"));
-        let error = environment(false, &[("HOME", "")]).default_store().unwrap_err();
+        let named = environment(true, &[("NARU_STORE", "/s")]);
+        assert_eq!(named.default_store().unwrap(), Path::new("/s"));
+        let error = environment(false, &[("HOME", ""), ("NARU_STORE", "")]).default_store().unwrap_err();
         assert!(error.to_string().contains("HOME"));
     }
 

@@ -39,6 +39,11 @@ impl Exit {
         Self::Terminated,
     ];
 
+    /// The exit code that another naru answered with.
+    pub(crate) fn of(code: u8) -> Self {
+        Self::ALL.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Self::Failed)
+    }
+
     fn meaning(self) -> &'static str {
         match self {
             Self::Done => "all of it is done",

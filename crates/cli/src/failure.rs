@@ -54,7 +54,7 @@ pub(crate) struct Report {
 impl Report {
     /// `None`: whoever read our output has gone, and wants to hear nothing.
     pub(crate) fn of(error: &anyhow::Error) -> Option<Self> {
-        if error.chain().any(|cause| cause.is::<crate::terminal::ReaderGone>()) {
+        if error.is::<crate::terminal::ReaderGone>() {
             return None;
         }
         let hint = error.chain().find_map(hint);
@@ -86,6 +86,15 @@ fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<store::Error>() {
         return error.hint();
     }
+    if let Some(error) = cause.downcast_ref::<collect::Error>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<upstream::Error>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<kinds::Error>() {
+        return error.hint();
+    }
     let error = cause.downcast_ref::<io::Error>()?;
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -105,6 +114,18 @@ fn exit(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<store::Error>() {
         return match error {
             store::Error::Held { .. } => Some(Exit::Held),
+            _ => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<collect::Error>() {
+        return match error {
+            collect::Error::Document { .. }
+            | collect::Error::Disagree { .. }
+            | collect::Error::EditedLock { .. }
+            | collect::Error::NewerLock { .. }
+            | collect::Error::UnknownUpdate { .. }
+            | collect::Error::TooLarge { .. } => Some(Exit::Usage),
+            collect::Error::Failed { action: "pull", .. } => Some(Exit::Incomplete),
             _ => None,
         };
     }

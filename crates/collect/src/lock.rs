@@ -201,6 +201,15 @@ impl LockedFile {
     }
 }
 
+impl LockedLocal {
+    /// Whether this file is what `wish` names, or lies in it. A lock may come from somebody else: it cannot reach out of
+    /// what its user's list names.
+    fn is_of(&self, wish: &Path) -> bool {
+        let Ok(below) = self.source.strip_prefix(wish) else { return false };
+        below.components().all(|part| matches!(part, std::path::Component::Normal(_)))
+    }
+}
+
 /// The lock that belongs to a packing list: `X.lock` beside `X.yaml`.
 pub fn path_beside(list: &Path) -> PathBuf {
     list.with_extension("lock")
@@ -246,12 +255,11 @@ impl Lock {
         }
         differences.extend(files.into_values().map(|file| format!("no longer wanted: {}", file.url)));
         for wish in &list.local {
-            if !self.local.iter().any(|file| file.source.starts_with(&wish.path)) {
+            if !self.local.iter().any(|file| file.is_of(&wish.path)) {
                 differences.push(format!("not locked: {}", wish.path.display()));
             }
         }
-        let wanted = |file: &&LockedLocal| list.local.iter().any(|wish| file.source.starts_with(&wish.path));
-        let extra = self.local.iter().filter(|file| !wanted(file));
+        let extra = self.local.iter().filter(|file| !list.local.iter().any(|wish| file.is_of(&wish.path)));
         differences.extend(extra.map(|file| format!("no longer wanted: {}", file.source.display())));
         if differences.is_empty() { Ok(()) } else { Err(differences) }
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use artifact::{Digest, Entry, Manifest, Progress, Reference, Repository, Trust};
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::FutureExt as _;
 use store::{Change, NewBlob, Replaced, Store};
 use tokio::sync::{OnceCell, Semaphore};
 use upstream::{Client, Sink as _};
@@ -21,6 +21,7 @@ use crate::list::LOCAL;
 use crate::local;
 use crate::lock::{Lock, LockedBlob, LockedFile, LockedImage, LockedLocal};
 use crate::sink::Storing;
+use crate::together::together;
 
 /// Jobs at a time.
 const JOBS: usize = 16;
@@ -57,23 +58,24 @@ pub async fn pull(
     progress: &dyn Progress,
 ) -> Result<Pulled> {
     let pulling = Pulling::begin(lock, folder, client, store, progress).await?;
-    let jobs: Vec<Job<'_>> = lock
-        .images
-        .iter()
-        .map(Job::Image)
-        .chain(lock.files.iter().map(Job::File))
-        .chain(lock.local.iter().map(Job::Local))
+    let images = lock.images.iter().map(Job::Image);
+    let jobs = images.chain(lock.files.iter().map(Job::File)).chain(lock.local.iter().map(Job::Local));
+    let pulling = &pulling;
+    let work: Vec<_> = jobs
+        .map(|job| {
+            async move {
+                let done = match job {
+                    Job::Image(image) => pulling.image(image).await,
+                    Job::File(file) => pulling.file(file).await,
+                    Job::Local(file) => pulling.local(file).await,
+                };
+                done.map_err(|error| Failure { name: job.name(), error })
+            }
+            .boxed()
+        })
         .collect();
-    let total = jobs.len();
-    let done = stream::iter(jobs).map(async |job| {
-        let done = match job {
-            Job::Image(image) => pulling.image(image).await,
-            Job::File(file) => pulling.file(file).await,
-            Job::Local(file) => pulling.local(file).await,
-        };
-        done.map_err(|error| Failure { name: job.name(), error })
-    });
-    let done: Vec<Result<Vec<Replaced>, Failure>> = done.buffered(JOBS).collect().await;
+    let total = work.len();
+    let done = together(JOBS, work).await;
     progress.end();
     let mut pulled = pulling.pulled();
     let mut failures = Vec::new();
@@ -256,11 +258,9 @@ impl<'a> Pulling<'a> {
 
     async fn image(&self, image: &LockedImage) -> Result<Vec<Replaced>> {
         let repository = image.reference.repository();
-        let blobs = stream::iter(image.blobs())
-            .map(|blob| self.blob(&blob.digest, Source::Registry(&repository, blob)))
-            .buffer_unordered(BLOBS);
+        let fetch = image.blobs().map(|blob| self.blob(&blob.digest, Source::Registry(&repository, blob)).boxed());
         // All of them are tried before the first failure is told: what has come will not be fetched again.
-        let results: Vec<Result<()>> = blobs.collect().await;
+        let results = together(BLOBS, fetch.collect()).await;
         results.into_iter().collect::<Result<()>>()?;
 
         let manifests = image.all_manifests().map(|manifest| manifest.digest);

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use artifact::normalise_host;
 use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::{Error, Result};
 
 /// `upstreams:`, by host (`docker.io`, `localhost:5000`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub struct Upstreams(pub BTreeMap<String, Upstream>);
 
 /// How one upstream is reached.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Upstream {
     /// User name, where the credential files of docker and podman do not have it.
@@ -34,26 +38,27 @@ pub struct Upstream {
     pub mirrors: Vec<Mirror>,
 }
 
-/// A mirror of an upstream.
+/// A mirror of an upstream. The path of its URL tells its shape: none, and the mirror has everything under the
+/// upstream's own paths (`https://mirror.example`); with one, an image is asked for under `/v2/PATH/NAME`
+/// (`https://m.example/docker.io`) and a file under `/PATH/…` (`https://files.m.example/dl.k8s.io`).
+///
+/// What it hands out is believed only as far as a digest proves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mirror {
     /// `https://mirror.example`, `https://m.example/docker.io`, `https://files.m.example/dl.k8s.io`.
     pub url: String,
     /// `mirror`: its word about a tag is believed when the origin cannot be reached.
-    #[serde(default)]
-    pub trust: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<MirrorTrust>,
 }
 
-/// The three shapes of mirror in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MirrorShape {
-    /// Another host, same paths.
-    Host,
-    /// Another host with a path prefix, as company proxies have (`m.example/docker.io/…`).
-    Prefix,
-    /// A files host with the origin's domain as first segment.
-    Files,
+/// How far a mirror is believed without proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MirrorTrust {
+    /// About tags, when the origin cannot be reached.
+    Mirror,
 }
 
 /// What surrounds the process: read by `cli` from the environment, so that libraries never touch it.
@@ -71,4 +76,109 @@ pub struct Surroundings {
     pub no_proxy: Option<String>,
     /// `NARU_OFFLINE` or `--offline`: refuse to open any connection.
     pub offline: bool,
+}
+
+// By hand, so that no log shows a password.
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream")
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "…"))
+            .field("password_file", &self.password_file)
+            .field("ca", &self.ca)
+            .field("cert", &self.cert)
+            .field("key", &self.key)
+            .field("insecure", &self.insecure)
+            .field("concurrency", &self.concurrency)
+            .field("mirrors", &self.mirrors)
+            .finish()
+    }
+}
+
+impl Upstreams {
+    /// The section with its hosts in their one spelling, each checked.
+    pub(crate) fn checked(self) -> Result<BTreeMap<String, Upstream>> {
+        let mut by_host = BTreeMap::new();
+        for (key, upstream) in self.0 {
+            let wrong =
+                |field: &str, why: &str| Error::Config { what: format!("upstreams.{key}{field}"), why: why.to_owned() };
+            let host = normalise_host(&key).ok_or_else(|| wrong("", "not a host, as `registry.example:5000`"))?;
+            if upstream.cert.is_some() != upstream.key.is_some() {
+                return Err(wrong("", "`cert` and `key` belong together"));
+            }
+            if upstream.password.is_some() && upstream.password_file.is_some() {
+                return Err(wrong("", "give `password` or `password_file`, not both"));
+            }
+            if upstream.username.is_none() && (upstream.password.is_some() || upstream.password_file.is_some()) {
+                return Err(wrong(".username", "missing beside the password"));
+            }
+            if upstream.username.is_some() && upstream.password.is_none() && upstream.password_file.is_none() {
+                return Err(wrong(".password_file", "missing beside `username`"));
+            }
+            if upstream.concurrency == Some(0) {
+                return Err(wrong(".concurrency", "at least 1"));
+            }
+            for mirror in &upstream.mirrors {
+                mirror.address().map_err(|why| wrong(".mirrors", &format!("`{}`: {why}", mirror.url)))?;
+            }
+            if by_host.insert(host, upstream).is_some() {
+                return Err(wrong("", "the same host stands here twice, in two spellings"));
+            }
+        }
+        Ok(by_host)
+    }
+}
+
+impl Mirror {
+    /// Its URL, read.
+    pub(crate) fn address(&self) -> Result<Url, &'static str> {
+        let url = Url::parse(&self.url).map_err(|_| "not a URL, as `https://mirror.example`")?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err("only https:// and http:// are known");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("credentials belong under the mirror's own host in `upstreams:`");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("a query has no meaning here");
+        }
+        Ok(url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(host: &str, upstream: Upstream) -> String {
+        Upstreams([(host.to_owned(), upstream)].into()).checked().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn one_spelling_of_hosts() {
+        let two = Upstreams(
+            [("docker.io".to_owned(), Upstream::default()), ("Index.Docker.IO".to_owned(), Upstream::default())].into(),
+        );
+        assert!(two.checked().unwrap_err().to_string().contains("twice"));
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_meant() {
+        let mirror =
+            |url: &str| Upstream { mirrors: vec![Mirror { url: url.to_owned(), trust: None }], ..Upstream::default() };
+        assert!(refusal("https://a.example", Upstream::default()).contains("not a host"));
+        assert!(refusal("a.example", mirror("m.example")).contains("not a URL"));
+        assert!(refusal("a.example", mirror("ftp://m.example")).contains("only https"));
+        assert!(refusal("a.example", mirror("https://u:p@m.example")).contains("credentials"));
+        let username = Some("u".to_owned());
+        assert!(refusal("a.example", Upstream { username, ..Upstream::default() }).contains("password_file"));
+        let cert = Some("c".into());
+        assert!(refusal("a.example", Upstream { cert, ..Upstream::default() }).contains("belong together"));
+    }
+
+    #[test]
+    fn debug_shows_no_password() {
+        let upstream = Upstream { password: Some("secret".to_owned()), ..Upstream::default() };
+        assert!(!format!("{upstream:?}").contains("secret"));
+    }
 }

@@ -3,20 +3,49 @@
 //! A [`Client`] is made once from the `upstreams:` section ([`Upstreams`]) and the [`Surroundings`] (credential files,
 //! CA bundle, proxies). Everything it answers is proven by digest where one is known; what it cannot prove it says.
 
+// How one is reached, and what may go wrong.
 mod config;
 mod error;
 
-pub use config::{Mirror, MirrorShape, Surroundings, Upstream, Upstreams};
-pub use error::{Error, Result};
+// A connection: a name's addresses, whom we believe, one request with its redirects and waits.
+mod resolver;
+mod tls;
+mod transport;
+
+// Who we are, when somebody asks.
+mod auth;
+
+// Where a thing may be had, how its bytes come, and what is no thing at all.
+mod mirror;
+mod page;
+mod transfer;
+
+// What is asked for.
+mod file;
+mod registry;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Mirror, MirrorTrust, Surroundings, Upstream, Upstreams};
+pub use error::{Error, Result, Unreachable};
+pub use resolver::{Resolver, Unresolved};
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 
 use artifact::{Descriptor, Digest, Reference, Repository, Trust};
 use bytes::Bytes;
+use http::StatusCode;
+use url::Url;
+
+use auth::{Access, Authority};
+use transport::{Answer, Ask, Transport};
 
 /// Where a download goes. `len` bytes are there already; the transfer goes on from there, or restarts the sink when
 /// the server cannot continue.
+#[expect(clippy::len_without_is_empty, reason = "how far it is, not a collection")]
 pub trait Sink: Send {
     /// How many bytes are there.
     fn len(&self) -> u64;
@@ -44,16 +73,16 @@ pub struct Fetched {
     pub digest: Digest,
     /// Its bytes, verbatim.
     pub bytes: Bytes,
-    /// `Content-Type`.
+    /// Its media type: the document's own, or else `Content-Type`.
     pub media_type: String,
 }
 
 /// What is known of a file at a web server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remote {
-    /// `Content-Length`, when it is said.
+    /// Its bytes, when that is known.
     pub size: Option<u64>,
-    /// Where it really was, after redirects.
+    /// Where it really was, after redirects (then without the query, which is signed for minutes).
     pub url: String,
     /// `Last-Modified`, as it was written.
     pub last_modified: Option<String>,
@@ -61,53 +90,103 @@ pub struct Remote {
 
 /// The one door to upstreams. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Client {}
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    transport: Transport,
+    authority: Authority,
+}
 
 impl Client {
     /// A client for these upstreams; hosts that are not among them are reached with the defaults.
+    ///
+    /// Reads the CA bundle and each upstream's certificates, but opens no connection. To be called inside a Tokio runtime.
     pub fn new(upstreams: Upstreams, surroundings: &Surroundings) -> Result<Self> {
-        todo!("{upstreams:?} {surroundings:?}")
+        let transport = Transport::new(upstreams.checked()?, surroundings)?;
+        let authority = Authority::new(surroundings.credential_files.clone());
+        Ok(Self { inner: Arc::new(Inner { transport, authority }) })
     }
 
-    /// What a reference names now: by HEAD (rate limits count GETs), at the origin for tags.
+    /// The resolver that this client uses.
+    pub fn resolver(&self) -> &Resolver {
+        self.inner.transport.resolver()
+    }
+
+    /// What a reference names now: by HEAD (rate limits count GETs). A digest wins over a tag beside it. A tag is asked
+    /// of the origin; only where that cannot be reached is a mirror with `trust: mirror` believed.
     pub async fn resolve(&self, reference: &Reference) -> Result<Resolved> {
-        todo!("{reference}")
+        registry::resolve(&self.inner, reference).await
     }
 
-    /// A manifest by its digest, proven; from mirrors where there are some.
+    /// A manifest by its digest, proven; from mirrors where there are some. At most 4 MiB; Docker schema 1 is refused.
     pub async fn manifest(&self, repository: &Repository, digest: &Digest) -> Result<Fetched> {
-        todo!("{repository} {digest}")
+        registry::manifest(&self.inner, repository, digest).await
     }
 
     /// A manifest by a tag, `None` when there is no such tag. For cosign's and the referrers fallback's tags.
     pub async fn tagged(&self, repository: &Repository, tag: &str) -> Result<Option<Fetched>> {
-        todo!("{repository} {tag}")
+        registry::tagged(&self.inner, repository, tag).await
     }
 
     /// What refers to `subject`: by the referrers API, or its fallback tag where there is none (distribution spec,
-    /// "Unavailable Referrers API").
+    /// "Unavailable Referrers API"). Each once. A refusal or a limit is an error, never "has none".
     pub async fn referrers(&self, repository: &Repository, subject: &Digest) -> Result<Vec<Descriptor>> {
-        todo!("{repository} {subject}")
+        registry::referrers(&self.inner, repository, subject).await
     }
 
     /// Streams a blob into `sink`, resuming at its length; retried, and cut when more comes than the descriptor says.
-    /// The sink's owner checks the digest.
+    /// The sink's owner checks the digest. (With mirrors it is checked here too, so that wrong bytes lead to the next.)
     pub async fn blob(&self, repository: &Repository, blob: &Descriptor, sink: &mut impl Sink) -> Result<()> {
-        todo!("{repository} {blob:?} {}", sink.len())
+        registry::blob(&self.inner, repository, blob, sink).await
     }
 
     /// What a web server says of a file: HEAD, or the headers of a GET where HEAD is refused.
-    pub async fn head(&self, url: &url::Url) -> Result<Remote> {
-        todo!("{url}")
+    pub async fn head(&self, url: &Url) -> Result<Remote> {
+        file::head(&self.inner, url).await
     }
 
     /// A small document whole (checksum files), refused over `limit` bytes.
-    pub async fn document(&self, url: &url::Url, limit: usize) -> Result<Bytes> {
-        todo!("{url} {limit}")
+    pub async fn document(&self, url: &Url, limit: usize) -> Result<Bytes> {
+        file::document(&self.inner, url, limit).await
     }
 
-    /// Streams a file into `sink`, as [`Client::blob`] does.
-    pub async fn file(&self, url: &url::Url, size: Option<u64>, sink: &mut impl Sink) -> Result<Remote> {
-        todo!("{url} {size:?} {}", sink.len())
+    /// Streams a file into `sink`, as [`Client::blob`] does. Only from its origin, since nothing would prove a
+    /// mirror's bytes: where the digest is known, see [`Client::pinned_file`].
+    pub async fn file(&self, url: &Url, size: Option<u64>, sink: &mut impl Sink) -> Result<Remote> {
+        file::file(&self.inner, url, size, None, sink).await
+    }
+
+    /// As [`Client::file`] for a file whose digest is known: from mirrors where there are some.
+    pub async fn pinned_file(
+        &self,
+        url: &Url,
+        size: Option<u64>,
+        digest: &Digest,
+        sink: &mut impl Sink,
+    ) -> Result<Remote> {
+        file::file(&self.inner, url, size, Some(digest), sink).await
+    }
+}
+
+impl Inner {
+    /// One request, authorized where the upstream asks for it.
+    async fn request(&self, access: &Access, mut ask: Ask) -> Result<Answer> {
+        let seat = self.transport.seat(&access.host).await;
+        ask.authorization = self.authority.ready(&self.transport, access, &ask.url).await?;
+        let mut answer = self.transport.send(&ask).await?;
+        // A storage host that a redirect led to is not the one whose credentials we have.
+        if answer.status() == StatusCode::UNAUTHORIZED && answer.same_origin {
+            let used = ask.authorization.as_ref();
+            let header = self.authority.answer(&self.transport, access, &answer.url, answer.headers(), used).await?;
+            if header.is_some() {
+                ask.authorization = header;
+                answer = self.transport.send(&ask).await?;
+            }
+        }
+        answer.seat = seat;
+        Ok(answer)
     }
 }

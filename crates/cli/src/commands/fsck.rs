@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use store::{Finding, Hit, Store};
 
 use crate::exit::Exit;
-use crate::terminal::{Speaker, Voice as _, size};
+use crate::terminal::{Speaker, size};
 use crate::thing;
 
 /// How thoroughly.

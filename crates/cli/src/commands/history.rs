@@ -5,7 +5,7 @@ use serde_json::json;
 use store::{Generation, Store};
 
 use crate::exit::Exit;
-use crate::terminal::{Speaker, Voice as _};
+use crate::terminal::Speaker;
 use crate::thing;
 
 /// How much of it.

@@ -14,7 +14,7 @@ use store::{BlobWriter, Cause, Change, NewBlob, Store};
 use super::Context;
 use crate::exit::Exit;
 use crate::image::{Contents, Hashed, documents, write_archive, write_layer};
-use crate::terminal::{Speaker, Voice as _};
+use crate::terminal::Speaker;
 
 /// The image's name in a store and in an archive.
 pub(crate) const NAME: &str = concat!("naru:", env!("CARGO_PKG_VERSION"));

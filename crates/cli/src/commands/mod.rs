@@ -5,14 +5,20 @@
 
 mod fsck;
 mod history;
+mod holder;
 mod image;
+mod init;
+mod install;
+mod lock;
 mod ls;
+mod pull;
 mod restore;
 mod rm;
 mod search;
 mod show;
 mod why;
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +27,7 @@ use store::{Applied, Replaced, Store};
 
 use crate::environment::Environment;
 use crate::exit::Exit;
-use crate::terminal::{Speaker, Voice as _};
+use crate::terminal::Speaker;
 use crate::thing;
 
 /// What a command finds around itself.
@@ -53,8 +59,16 @@ impl Context {
 /// The verbs.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    /// Writes a packing list to begin with
+    Init,
+    /// Resolves the packing list to digests, sizes and addresses
+    Lock(lock::Request),
+    /// Makes the store hold everything in the lock
+    Pull(pull::Request),
     #[command(flatten)]
     InStore(InStore),
+    /// Sets this machine up to serve: binary, user, folders, unit, labels, firewall
+    Install(install::Request),
     /// Makes Naru itself into an image, without docker
     Image(image::Request),
 }
@@ -94,21 +108,49 @@ pub(crate) async fn run_until(
     }
 }
 
+/// What needs the store, and is carried out by whoever holds it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Work {
+    InStore(InStore),
+    Pull(Box<pull::Order>),
+}
+
 /// Carries a command out.
-pub(crate) async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
-    match command {
-        Command::InStore(command) => {
-            let store = context.open().await?;
-            let exit = in_store(&command, &store, voice).await;
+async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
+    let (work, files) = match command {
+        Command::Init => return init::run(context, voice),
+        Command::Install(request) => return install::run(&request, context, voice),
+        Command::Lock(request) => return lock::run(&request, context, voice).await,
+        Command::Image(request) => return image::run(request, context, voice).await,
+        Command::Pull(request) => (pull::order(&request, context, voice).await?, Vec::new()),
+        Command::InStore(command) => (Work::InStore(command), Vec::new()),
+    };
+    let folder = context.folder()?;
+    match Store::open(&folder).await {
+        Ok(store) => {
+            let exit = carry_out(&work, files, &store, voice).await;
             store.close().await;
             exit
         }
-        Command::Image(request) => image::run(request, context, voice).await,
+        Err(held @ store::Error::Held { .. }) => match holder::call(&folder, &work, files, voice).await? {
+            Some(exit) => Ok(exit),
+            None => Err(held.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Carries out what needs the store.
+async fn carry_out(work: &Work, _files: Vec<File>, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+    match work {
+        Work::InStore(command) => in_store(command, store, voice).await,
+        Work::Pull(order) => pull::run(store, order, voice).await,
     }
 }
 
 /// Carries out a command of the store's.
-pub(crate) async fn in_store(command: &InStore, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+async fn in_store(command: &InStore, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
     match command {
         InStore::Ls(request) => ls::run(store, request, voice).await,
         InStore::Show(request) => show::run(store, request, voice).await,
@@ -123,14 +165,8 @@ pub(crate) async fn in_store(command: &InStore, store: &Store, voice: &Speaker) 
 
 /// Says which entries are other than before, and which were kept because they are newer.
 fn changed(applied: &Applied, voice: &Speaker) -> anyhow::Result<()> {
-    for Replaced { repository, name, old, new } in &applied.replaced {
-        let name = thing::label(repository, name);
-        let text = match (old, new) {
-            (None, Some(new)) => format!("added    {name}  {new}"),
-            (Some(old), Some(new)) => format!("moved    {name}  {new} (was {old})"),
-            (_, None) => format!("removed  {name}"),
-        };
-        voice.answer(&text, &json!({ "changed": name, "old": old, "new": new }))?;
+    for change in &applied.replaced {
+        replaced(change, voice)?;
     }
     for Replaced { repository, name, old, new } in &applied.kept {
         let name = thing::label(repository, name);
@@ -141,4 +177,15 @@ fn changed(applied: &Applied, voice: &Speaker) -> anyhow::Result<()> {
         voice.answer(&text, &json!({ "kept": name, "old": old, "new": new }))?;
     }
     Ok(())
+}
+
+fn replaced(change: &Replaced, voice: &Speaker) -> anyhow::Result<()> {
+    let Replaced { repository, name, old, new } = change;
+    let name = thing::label(repository, name);
+    let text = match (old, new) {
+        (None, Some(new)) => format!("added    {name}  {new}"),
+        (Some(old), Some(new)) => format!("moved    {name}  {new} (was {old})"),
+        (_, None) => format!("removed  {name}"),
+    };
+    voice.answer(&text, &json!({ "changed": name, "old": old, "new": new }))
 }

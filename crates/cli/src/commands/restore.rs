@@ -5,7 +5,7 @@ use store::Store;
 
 use super::changed;
 use crate::exit::Exit;
-use crate::terminal::{Speaker, Voice as _};
+use crate::terminal::Speaker;
 
 /// Where to go back to.
 #[derive(Debug, clap::Args, Serialize, Deserialize)]

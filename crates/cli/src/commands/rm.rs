@@ -5,7 +5,7 @@ use store::{Cause, Change, Store};
 
 use super::changed;
 use crate::exit::Exit;
-use crate::terminal::{Speaker, Voice as _};
+use crate::terminal::Speaker;
 use crate::thing;
 
 /// What to take out.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 
 use crate::exit::Exit;
-use crate::terminal::{Speaker, Voice as _};
+use crate::terminal::Speaker;
 use crate::thing;
 
 /// What to look for.

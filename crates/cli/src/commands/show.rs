@@ -6,7 +6,7 @@ use serde_json::json;
 use store::{Hit, Store};
 
 use crate::exit::Exit;
-use crate::terminal::{Speaker, Voice as _, size};
+use crate::terminal::{Speaker, size};
 use crate::thing;
 
 /// What to show.

@@ -6,7 +6,7 @@ use serde_json::json;
 use store::Store;
 
 use crate::exit::Exit;
-use crate::terminal::{Speaker, Voice as _};
+use crate::terminal::Speaker;
 use crate::thing;
 
 /// What is asked about.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use artifact::{Digest, Progress, Reference, Repository, Trust};
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::FutureExt as _;
 use upstream::Client;
 use url::Url;
 
@@ -15,6 +15,7 @@ use crate::error::{Error, Failure, Result};
 use crate::list::{Check, FileWish, ForeignLayers, ImageWish, LocalWish, PackingList, Platforms};
 use crate::local;
 use crate::sink::Hashing;
+use crate::together::together;
 
 /// So many wishes are resolved at a time; the client bounds what one host gets.
 const AT_A_TIME: usize = 8;
@@ -31,8 +32,8 @@ const SUFFIXES: [&str; 4] = ["", ".sig", ".att", ".sbom"];
 /// # Errors
 /// [`Error::UnknownUpdate`] when `update` names nothing, and [`Error::Failed`] with everything that could not be
 /// resolved.
-pub async fn lock(
-    list: &PackingList,
+pub async fn lock<'a>(
+    list: &'a PackingList,
     previous: Option<&Lock>,
     update: &[String],
     client: &Client,
@@ -54,7 +55,8 @@ pub async fn lock(
     let total = list.images.len() + list.files.len() + list.local.len();
     let mut failures = Vec::new();
 
-    let images = stream::iter(&list.images).map(async |wish| {
+    let locking = &locking;
+    let resolve_image = |wish: &'a ImageWish| async move {
         let before = previous.and_then(|lock| lock.images.iter().find(|image| image.reference == wish.reference));
         let kept = before.filter(|_| !update.iter().any(|name| image_is(&wish.reference, name)));
         let same_layers = previous.is_some_and(|lock| lock.foreign_layers == list.foreign_layers);
@@ -65,18 +67,20 @@ pub async fn lock(
             _ => locking.image(wish, kept, before).await,
         };
         locked.map_err(|error| Failure { name: wish.reference.to_string(), error })
-    });
-    let images = gather(images.buffered(AT_A_TIME).collect().await, &mut failures);
+    };
+    let images = list.images.iter().map(|wish| resolve_image(wish).boxed()).collect();
+    let images = gather(together(AT_A_TIME, images).await, &mut failures);
 
-    let files = stream::iter(&list.files).map(async |wish| {
+    let resolve_file = |wish: &'a FileWish| async move {
         let is_same = |file: &&LockedFile| file.url == wish.url && file.path == wish.path && file.check() == wish.check;
         let kept = previous.and_then(|lock| lock.files.iter().find(is_same));
         match kept.filter(|_| !update.iter().any(|name| file_is(wish, name))) {
             Some(kept) => Ok(kept.clone()),
             None => locking.file(wish).await.map_err(|error| Failure { name: wish.url.to_string(), error }),
         }
-    });
-    let files = gather(files.buffered(AT_A_TIME).collect().await, &mut failures);
+    };
+    let files = list.files.iter().map(|wish| resolve_file(wish).boxed()).collect();
+    let files = gather(together(AT_A_TIME, files).await, &mut failures);
 
     let mut local = Vec::new();
     for wish in &list.local {

@@ -174,8 +174,14 @@ files:
         let differences = example().covers(&list(&same.replacen(from, to, 1))).unwrap_err();
         assert!(differences.iter().any(|line| line.contains(said)), "{said}: {differences:?}");
     }
+    let mut reaching_out = example();
+    reaching_out.local[0].source = "./playbooks/../../etc/shadow".into();
+    assert!(reaching_out.covers(&list(same)).is_err());
     // A sum that the list now pins is what the lock must have.
-    let pinned = same.replace("checksum_url: https://dl.k8s.io/release/kubectl.sha256", &format!("sha256: {}", digest("kubectl").hex()));
+    let pinned = same.replace(
+        "checksum_url: https://dl.k8s.io/release/kubectl.sha256",
+        &format!("sha256: {}", digest("kubectl").hex()),
+    );
     assert!(example().covers(&list(&pinned)).is_err());
     let mut lock = example();
     (lock.files[0].checksum_url, lock.files[0].trust) = (None, Trust::Digest);

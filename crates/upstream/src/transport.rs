@@ -1,0 +1,460 @@
+//! One request and its answer: which connection, which redirects, which waits. Nothing here knows what is asked for.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::error::Error as StdError;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use artifact::{Digest, normalise_host};
+use bytes::{Bytes, BytesMut};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use url::Url;
+
+use crate::error::{Error, Result, Unreachable, shown};
+use crate::resolver::{Resolver, Unresolved};
+use crate::{Surroundings, Upstream, page, tls};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// A transfer may take for ever, silence may not.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const REDIRECTS: usize = 10;
+const CONCURRENCY: usize = 4;
+/// Of an answer that is an error, so much is read to be quoted.
+const EXCERPT: usize = 16 * 1024;
+/// Nobody waits longer than this at a time, whatever the upstream asks.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+const FIRST_WAIT: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 500 });
+
+/// How often something is tried without any progress.
+pub(crate) const ATTEMPTS: u32 = 5;
+/// The same where somebody else can be asked instead.
+pub(crate) const ATTEMPTS_BEFORE_NEXT: u32 = 2;
+
+/// Connections to everybody.
+pub(crate) struct Transport {
+    upstreams: BTreeMap<String, Upstream>,
+    resolver: Resolver,
+    offline: bool,
+    common: reqwest::Client,
+    /// Hosts with a CA, certificate or leniency of their own.
+    own: HashMap<String, reqwest::Client>,
+    seats: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// Hosts that turned out to speak plain HTTP.
+    plain: Mutex<HashSet<String>>,
+}
+
+/// What is asked.
+pub(crate) struct Ask {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: HeaderMap,
+    /// For the URL's own origin only: a redirect elsewhere does not carry it.
+    pub(crate) authorization: Option<HeaderValue>,
+    /// A form, for POST.
+    pub(crate) form: Option<String>,
+    /// The scheme was not said by the user, so plain HTTP may be tried where the host may speak it.
+    pub(crate) probe: bool,
+}
+
+impl Ask {
+    pub(crate) fn new(method: Method, url: Url) -> Self {
+        Self { method, url, headers: HeaderMap::new(), authorization: None, form: None, probe: false }
+    }
+}
+
+/// An answer whose body has not been read.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) response: reqwest::Response,
+    /// Who answered, after redirects.
+    pub(crate) url: Url,
+    /// Whether it is still the origin that was asked, and not where it pointed.
+    pub(crate) same_origin: bool,
+    /// The upstream's seat, taken until the body is read.
+    pub(crate) seat: Option<OwnedSemaphorePermit>,
+}
+
+impl Transport {
+    pub(crate) fn new(upstreams: BTreeMap<String, Upstream>, surroundings: &Surroundings) -> Result<Self> {
+        let resolver = Resolver::system();
+        let roots = tls::roots(surroundings)?;
+        let common = client(&roots, &Upstream::default(), surroundings, &resolver)?;
+        let mut own = HashMap::new();
+        for (host, upstream) in &upstreams {
+            if upstream.insecure || upstream.ca.is_some() || upstream.cert.is_some() {
+                own.insert(host.clone(), client(&roots, upstream, surroundings, &resolver)?);
+            }
+        }
+        let (seats, plain) = (Mutex::default(), Mutex::default());
+        Ok(Self { upstreams, resolver, offline: surroundings.offline, common, own, seats, plain })
+    }
+
+    pub(crate) fn upstream(&self, host: &str) -> Option<&Upstream> {
+        self.upstreams.get(host)
+    }
+
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// Waits until the upstream has room for one request more.
+    pub(crate) async fn seat(&self, host: &str) -> Option<OwnedSemaphorePermit> {
+        let seats = {
+            let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = self.upstreams.get(host).and_then(|upstream| upstream.concurrency).unwrap_or(CONCURRENCY);
+            Arc::clone(
+                seats
+                    .entry(host.to_owned())
+                    .or_insert_with(|| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))),
+            )
+        };
+        seats.acquire_owned().await.ok()
+    }
+
+    /// Whether plain HTTP is allowed with this host: its user says so, or it is this machine itself (as docker has it).
+    pub(crate) fn may_be_plain(&self, url: &Url) -> bool {
+        self.upstreams.get(&host_of(url)).is_some_and(|upstream| upstream.insecure)
+            || url.host_str().is_some_and(|host| self.resolver.is_loopback(host))
+    }
+
+    /// Whether a secret may travel this way.
+    pub(crate) fn is_confidential(&self, url: &Url) -> bool {
+        url.scheme() == "https" || self.may_be_plain(url)
+    }
+
+    /// Asks, following redirects. Any status is an answer; only no answer is an error.
+    pub(crate) async fn send(&self, ask: &Ask) -> Result<Answer> {
+        let mut url = ask.url.clone();
+        let mut authorization = ask.authorization.clone();
+        let mut same_origin = true;
+        for _ in 0..=REDIRECTS {
+            let response = self.dial(ask, &mut url, authorization.as_ref(), same_origin).await?;
+            let Some(location) = redirect(&response) else {
+                return Ok(Answer { response, url, same_origin, seat: None });
+            };
+            let refused = |to: String, why| Error::Redirect { url: shown(&ask.url), to, why };
+            let mut next =
+                url.join(location).map_err(|_| refused(location.chars().take(200).collect(), "not a URL"))?;
+            if ask.form.is_some() {
+                return Err(refused(shown(&next), "a form with credentials goes nowhere else"));
+            }
+            if !matches!(next.scheme(), "http" | "https") || !next.has_host() {
+                return Err(refused(next.scheme().to_owned(), "neither http nor https"));
+            }
+            if url.scheme() == "https" && next.scheme() == "http" && !self.may_be_plain(&next) {
+                return Err(refused(shown(&next), "it leaves HTTPS for plain HTTP"));
+            }
+            // User and password in a URL are the ones that our user wrote, for that origin.
+            let stays = next.origin() == url.origin();
+            let _ = next.set_username(if stays { url.username() } else { "" });
+            let _ = next.set_password(url.password().filter(|_| stays));
+            if !stays {
+                authorization = None;
+                same_origin = false;
+            }
+            url = next;
+        }
+        Err(Error::Redirect { url: shown(&ask.url), to: shown(&url), why: "too many redirects" })
+    }
+
+    async fn dial(
+        &self,
+        ask: &Ask,
+        url: &mut Url,
+        authorization: Option<&HeaderValue>,
+        same_origin: bool,
+    ) -> Result<reqwest::Response> {
+        let host = host_of(url);
+        if self.offline {
+            return Err(Error::Offline { host });
+        }
+        let probe = ask.probe && same_origin && url.scheme() == "https" && self.may_be_plain(url);
+        if probe && self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(&host) {
+            let _ = url.set_scheme("http");
+            return self.once(ask, url, authorization).await;
+        }
+        match self.once(ask, url, authorization).await {
+            // A wrong certificate is no sign of plain HTTP: the port does speak TLS.
+            Err(Error::Unreachable {
+                reason: Unreachable::Tls | Unreachable::Connect | Unreachable::Broken | Unreachable::Timeout,
+                ..
+            }) if probe => {
+                let _ = url.set_scheme("http");
+                let response = self.once(ask, url, authorization).await?;
+                self.plain.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
+                Ok(response)
+            }
+            answer => answer,
+        }
+    }
+
+    async fn once(&self, ask: &Ask, url: &Url, authorization: Option<&HeaderValue>) -> Result<reqwest::Response> {
+        let client = self.own.get(&host_of(url)).unwrap_or(&self.common);
+        let mut request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        if let Some(form) = &ask.form {
+            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
+        }
+        tracing::debug!(method = %ask.method, url = %shown(url), "asking upstream");
+        let response = request.send().await.map_err(|error| unreachable(url, error))?;
+        tracing::debug!(status = response.status().as_u16(), url = %shown(url), "upstream answered");
+        Ok(response)
+    }
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transport").field("upstreams", &self.upstreams).finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// The body whole, refused over `limit` bytes before more than that is held.
+    pub(crate) async fn body(mut self, limit: usize, digest: Option<&Digest>) -> Result<Bytes> {
+        let too_large = |url: &Url| Error::TooLarge { url: shown(url), limit: limit as u64, digest: digest.copied() };
+        let expected = self.response.content_length();
+        if expected.is_some_and(|size| size > limit as u64) {
+            return Err(too_large(&self.url));
+        }
+        let mut body = BytesMut::new();
+        while let Some(chunk) = self.chunk(body.len() as u64, expected).await? {
+            if body.len() + chunk.len() > limit {
+                return Err(too_large(&self.url));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+
+    /// The next bytes; `received` and `expected` are for the error.
+    pub(crate) async fn chunk(&mut self, received: u64, expected: Option<u64>) -> Result<Option<Bytes>> {
+        self.response.chunk().await.map_err(|error| {
+            tracing::debug!(url = %shown(&self.url), error = %error.without_url(), "body broke off");
+            Error::Cut { url: shown(&self.url), received, expected }
+        })
+    }
+
+    /// The error that this answer is, its status being none of those that were hoped for.
+    pub(crate) async fn into_error(mut self, host: &str) -> Error {
+        let (status, url) = (self.status(), shown(&self.url));
+        let retry_after = self.headers().get(RETRY_AFTER).and_then(wait_of);
+        let mut body = Vec::new();
+        while body.len() < EXCERPT {
+            let Ok(Some(chunk)) = self.response.chunk().await else { break };
+            body.extend(chunk.iter().take(EXCERPT - body.len()));
+        }
+        match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound { url },
+            // Neither registries nor stores of objects write HTML; filters do.
+            StatusCode::FORBIDDEN if page::is_page(&body) => Error::BlockPage { url, words: page::words(&body) },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Error::Unauthorized { url, host: host.to_owned(), detail: excerpt(&body) }
+            }
+            StatusCode::TOO_MANY_REQUESTS => Error::RateLimited { url, retry_after },
+            _ => Error::Status { url, code: status.as_u16(), body: excerpt(&body), retry_after },
+        }
+    }
+}
+
+/// What an error's body says: a registry's own words (distribution spec, "Error Codes"), or whatever stands first.
+fn excerpt(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Errors {
+        errors: Vec<Complaint>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Complaint {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let first = serde_json::from_slice::<Errors>(body).ok().and_then(|errors| errors.errors.into_iter().next());
+    match first {
+        Some(Complaint { code, message }) if message.is_empty() => page::words(code.as_bytes()),
+        Some(Complaint { message, .. }) => page::words(message.as_bytes()),
+        None => page::words(body),
+    }
+}
+
+/// The host of a URL as `upstreams:` names it: with its port where that is not the scheme's own.
+pub(crate) fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    normalise_host(&host).unwrap_or(host)
+}
+
+/// Tries again while that may help, at most `attempts` times.
+pub(crate) async fn retried<T, F: Future<Output = Result<T>>>(attempts: u32, mut work: impl FnMut() -> F) -> Result<T> {
+    let mut patience = Patience::new(attempts);
+    loop {
+        match work().await {
+            Err(error) if error.is_transient() && patience.has_more() => patience.wait(&error).await,
+            answer => return answer,
+        }
+    }
+}
+
+/// How often and how long one waits. Progress restores it.
+pub(crate) struct Patience {
+    attempts: u32,
+    used: u32,
+}
+
+impl Patience {
+    pub(crate) fn new(attempts: u32) -> Self {
+        Self { attempts, used: 0 }
+    }
+
+    pub(crate) fn has_more(&self) -> bool {
+        self.used + 1 < self.attempts
+    }
+
+    pub(crate) fn restore(&mut self) {
+        self.used = 0;
+    }
+
+    /// Waits as the upstream asks, else twice as long as the last time, give or take: those who failed together
+    /// should not come back together.
+    pub(crate) async fn wait(&mut self, error: &Error) {
+        let doubled = FIRST_WAIT * 2_u32.pow(self.used.min(6));
+        self.used += 1;
+        let jitter = u32::try_from(RandomState::new().build_hasher().finish() % 512).unwrap_or_default();
+        let usual = doubled * (256 + jitter) / 512;
+        let time = error.retry_after().map_or(usual, |asked| asked.max(usual)).min(LONGEST_WAIT);
+        tracing::info!(wait = ?time, "{error}; trying again");
+        tokio::time::sleep(time).await;
+    }
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).
+fn wait_of(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+fn redirect(response: &reqwest::Response) -> Option<&str> {
+    match response.status().as_u16() {
+        301 | 302 | 303 | 307 | 308 => response.headers().get(LOCATION)?.to_str().ok(),
+        _ => None,
+    }
+}
+
+fn client(
+    roots: &rustls::RootCertStore,
+    upstream: &Upstream,
+    surroundings: &Surroundings,
+    resolver: &Resolver,
+) -> Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::config(roots, upstream)?)
+        .http1_only()
+        .dns_resolver(resolver.clone())
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("naru/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(IDLE_TIMEOUT)
+        .no_proxy();
+    // This machine itself is never behind a proxy. `*.example.com` is how many write `.example.com`.
+    let direct = surroundings.no_proxy.as_deref().unwrap_or_default().split(',').map(|entry| {
+        let entry = entry.trim();
+        entry.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(entry)
+    });
+    let direct: Vec<&str> =
+        direct.chain(["localhost", "127.0.0.0/8", "::1"]).filter(|entry| !entry.is_empty()).collect();
+    let direct = reqwest::NoProxy::from_string(&direct.join(","));
+    let proxies = [
+        ("HTTP_PROXY", &surroundings.http_proxy, reqwest::Proxy::http as fn(String) -> _),
+        ("HTTPS_PROXY", &surroundings.https_proxy, reqwest::Proxy::https),
+    ];
+    for (name, address, proxy) in proxies {
+        if let Some(address) = address.as_ref().filter(|address| !address.is_empty()) {
+            // The address may hold a password, so the error does not show it.
+            let proxy = proxy(address.clone())
+                .map_err(|_| Error::Config { what: name.to_owned(), why: "not the URL of a proxy".to_owned() })?;
+            builder = builder.proxy(proxy.no_proxy(direct.clone()));
+        }
+    }
+    builder.build().map_err(|error| Error::Config { what: "TLS".to_owned(), why: error.to_string() })
+}
+
+/// The error of a request that had no answer, told apart by what lies at its bottom.
+fn unreachable(url: &Url, error: reqwest::Error) -> Error {
+    let error = error.without_url();
+    let mut reason = if error.is_timeout() {
+        Unreachable::Timeout
+    } else if error.is_connect() {
+        Unreachable::Connect
+    } else {
+        Unreachable::Broken
+    };
+    let mut next: Option<&(dyn StdError + 'static)> = Some(&error);
+    while let Some(link) = next {
+        // An I/O error hides its own cause from `source`.
+        let inside = link.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        if let Some(tls) = link
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| inside.and_then(|inside| inside.downcast_ref::<rustls::Error>()))
+        {
+            reason = match tls {
+                rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
+                    Unreachable::UnknownIssuer
+                }
+                rustls::Error::InvalidCertificate(_) => Unreachable::Certificate,
+                _ => Unreachable::Tls,
+            };
+        }
+        match link.downcast_ref::<Unresolved>() {
+            Some(Unresolved::NoAddress(_) | Unresolved::NobodyToAsk { .. }) => reason = Unreachable::UnknownName,
+            Some(Unresolved::NoAnswer { .. }) => reason = Unreachable::Dns,
+            None => {}
+        }
+        next = link.source();
+    }
+    Error::Unreachable { url: shown(url), host: host_of(url), reason, source: Some(Box::new(error)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_read_in_both_forms() {
+        let read = |text: &str| wait_of(&HeaderValue::from_str(text).unwrap());
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(1000));
+        assert!(read(&later).unwrap() > Duration::from_secs(900));
+        assert_eq!((read("soon"), read("-1")), (None, None));
+    }
+
+    #[test]
+    fn hosts_as_the_configuration_names_them() {
+        for (url, host) in [
+            ("https://Registry-1.docker.io/v2/", "docker.io"),
+            ("https://a.example:443/", "a.example"),
+            ("http://a.example/", "a.example"),
+            ("http://a.example:5000/", "a.example:5000"),
+            ("http://[::1]:5000/", "[::1]:5000"),
+        ] {
+            assert_eq!(host_of(&Url::parse(url).unwrap()), host);
+        }
+    }
+}
