@@ -2,7 +2,7 @@
 //!
 //! When this fails, no other journey means anything.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use journeys::image::{Image, application};
 use journeys::{Containerd, Dockerd, Fault, Faulty, Mirror, Need, Nginx, Podman, Registry, digest_of, http, journey};
 
