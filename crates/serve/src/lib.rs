@@ -1,1 +1,45 @@
-//! serve
+//! How it is handed out: one port, on which a store answers containerd, docker, podman, skopeo and curl by every
+//! upstream's own name.
+//!
+//! A connection begins in `listener`, which tells TLS from plain HTTP. Each request makes one pass: `auth` tells who,
+//! `router` what is asked (seven spellings, one meaning), `resolve` which repository is meant, and `registry`, `files`
+//! or `page` answers. What was asked in the same words before, and is still true, is answered by `site` from memory.
+//!
+//! Only this crate knows HTTP's statuses; a `refusal` is the one way to say no.
+
+#![warn(missing_docs)]
+
+// How a server is described, begins and ends.
+mod config;
+mod error;
+mod server;
+
+// What its requests share.
+mod access;
+mod metrics;
+mod site;
+
+// Connections.
+mod holder;
+mod listener;
+mod tls;
+
+// One pass of a request.
+mod auth;
+mod dispatch;
+mod resolve;
+mod router;
+
+// What it is answered with.
+mod body;
+mod content;
+mod files;
+mod page;
+mod range;
+mod refusal;
+mod registry;
+
+pub use auth::renew_admin_token;
+pub use config::Config;
+pub use error::{Error, Result};
+pub use server::Server;

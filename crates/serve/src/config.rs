@@ -1,0 +1,113 @@
+//! `serve.yaml`: how the store is served. [`Config`] is as it was written, [`Settings`] as it is meant.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+
+use artifact::{normalise_host, valid_name};
+use serde::Deserialize;
+
+use crate::{Error, Result};
+
+/// The server's configuration; flags of `naru serve` stand above it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where TLS and plain HTTP are spoken on one port (default `0.0.0.0:5000`; port 0: any free one).
+    pub listen: SocketAddr,
+    /// Where plain HTTP alone is spoken; for containerd's `http://` mirrors, which try TLS first.
+    pub plain: Option<SocketAddr>,
+    /// More names and addresses for the certificate: a Service's cluster IP, a name in DNS.
+    pub san: Vec<String>,
+    /// A PEM file with the certificate chain to use instead of one by the site's CA.
+    pub cert: Option<PathBuf>,
+    /// A PEM file with its key.
+    pub key: Option<PathBuf>,
+    /// Other names of an upstream: alias to host. Absent: `k8s.gcr.io` is `registry.k8s.io`.
+    pub aliases: BTreeMap<String, String>,
+    /// Path prefixes that some clients put before every name (`https://HOST/v2/NS` of Anthos).
+    pub namespaces: Vec<String>,
+    /// Whose name is meant when a client names no host and several have it; `local` is this server's own.
+    pub order: Vec<String>,
+    /// Whether anybody may read (default: yes).
+    pub anonymous: bool,
+    /// Whether credentials are accepted over plain HTTP from other machines (default: no).
+    pub plain_auth: bool,
+    /// Where a line for each request goes: a file, or `-` for standard output (default: nowhere).
+    pub access_log: Option<PathBuf>,
+    /// Connections at a time (default 10 000).
+    pub connections: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 5000)),
+            plain: None,
+            san: Vec::new(),
+            cert: None,
+            key: None,
+            aliases: BTreeMap::from([("k8s.gcr.io".to_owned(), "registry.k8s.io".to_owned())]),
+            namespaces: Vec::new(),
+            order: vec!["local".to_owned(), "docker.io".to_owned()],
+            anonymous: true,
+            plain_auth: false,
+            access_log: None,
+            connections: 10_000,
+        }
+    }
+}
+
+/// What of the configuration each request asks; replaced whole by a reload.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    /// Alias → host, both normalised.
+    pub(crate) aliases: BTreeMap<String, String>,
+    /// Each without slashes around it.
+    pub(crate) namespaces: Vec<String>,
+    /// Hosts; the local one is empty, as in [`artifact::Repository`].
+    pub(crate) order: Vec<String>,
+    pub(crate) anonymous: bool,
+    pub(crate) plain_auth: bool,
+    /// The server's own names with their ports, normalised.
+    pub(crate) own: BTreeSet<String>,
+}
+
+impl Settings {
+    /// Checks `config`. `names` are the host's own names and addresses, `ports` those it listens on.
+    pub(crate) fn new(config: &Config, names: &[String], ports: &[u16]) -> Result<Self> {
+        let host = |key, text: &str| {
+            normalise_host(text).ok_or_else(|| Error::Config { key, value: text.to_owned(), why: "not a host" })
+        };
+        let mut aliases = BTreeMap::new();
+        for (alias, target) in &config.aliases {
+            aliases.insert(host("aliases", alias)?, host("aliases", target)?);
+        }
+        let mut namespaces = Vec::new();
+        for text in &config.namespaces {
+            let namespace = text.trim_matches('/').to_owned();
+            if !valid_name(&namespace) {
+                return Err(Error::Config { key: "namespaces", value: text.clone(), why: "not a path prefix" });
+            }
+            namespaces.push(namespace);
+        }
+        let mut order = Vec::new();
+        for text in &config.order {
+            order.push(if text == "local" { String::new() } else { host("order", text)? });
+        }
+        let mut own = BTreeSet::new();
+        for name in names {
+            let bracketed = if name.contains(':') { format!("[{name}]") } else { name.clone() };
+            for port in ports {
+                own.extend(normalise_host(&format!("{bracketed}:{port}")));
+            }
+        }
+        let (anonymous, plain_auth) = (config.anonymous, config.plain_auth);
+        Ok(Self { aliases, namespaces, order, anonymous, plain_auth, own })
+    }
+
+    /// The one name of a host.
+    pub(crate) fn unalias(&self, host: String) -> String {
+        self.aliases.get(&host).cloned().unwrap_or(host)
+    }
+}

@@ -1,0 +1,252 @@
+//! One pass of a request: who, what, which repository, the answer, and what is counted and written down of it.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use crate::access::{Line, Pending};
+use crate::auth::{Caller, Peer, TOKEN_SECONDS, may_carry};
+use crate::body::Body;
+use crate::content::DOCKER_CONTENT_DIGEST;
+use crate::metrics::Route;
+use crate::refusal::Refusal;
+use crate::registry::{self, Call};
+use crate::router::{self, Action};
+use crate::site::Site;
+use crate::{files, page};
+
+/// Answers a request. Never fails: what goes wrong is an answer too.
+pub(crate) async fn answer(site: &Arc<Site>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+    let logged = site.log.as_ref().map(|log| (log.clone(), line(peer, &request), Instant::now()));
+    let head = request.method() == Method::HEAD;
+    let (route, mut response, repository) = match identified(site, peer, request).await {
+        Ok(Answered { route, response, repository }) => (route, response, repository),
+        Err((route, refusal)) => {
+            let mut response = refusal.into_response();
+            if head {
+                *response.body_mut() = Body::default();
+            }
+            (route, response, None)
+        }
+    };
+    site.metrics.request(route, response.status().as_u16());
+    let line = logged.map(|(log, mut line, began)| {
+        line.status = response.status().as_u16();
+        line.repository = repository;
+        line.digest =
+            response.headers().get(DOCKER_CONTENT_DIGEST).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        (log, line, began)
+    });
+    let pending = Pending { metrics: Arc::clone(&site.metrics), line };
+    response.body_mut().then(Box::new(pending));
+    response
+}
+
+struct Answered {
+    route: Route,
+    response: Response<Body>,
+    /// For the log.
+    repository: Option<String>,
+}
+
+async fn identified(site: &Arc<Site>, peer: &Peer, request: Request<Incoming>) -> Result<Answered, (Route, Refusal)> {
+    let (head, body) = request.into_parts();
+    let settings = site.settings();
+    let other = |refusal| (Route::Other, refusal);
+    let caller = site.gate.load().identify(&head.headers, peer, &settings).map_err(other)?;
+    let reading = matches!(head.method, Method::GET | Method::HEAD);
+    let host = head.headers.get(HOST).and_then(|value| value.to_str().ok()).or_else(|| head.uri.host());
+    // The warm path: what was asked in these words before, by whoever may read, is in memory.
+    let key = (reading && (settings.anonymous || caller == Caller::Admin)).then(|| {
+        let mut key = String::with_capacity(160);
+        let _ = write!(key, "{} {}", host.unwrap_or_default(), head.uri);
+        key
+    });
+    if let Some(warm) = key.as_deref().and_then(|key| site.warm(key)) {
+        site.metrics.warm();
+        let route = if head.uri.path().contains("/manifests/") { Route::Manifest } else { Route::Blob };
+        let route = if warm.meant.repository.kind == artifact::Kind::File { Route::File } else { route };
+        let repository = site.log.as_ref().map(|_| warm.meant.repository.to_string());
+        return Ok(Answered {
+            route,
+            response: warm.thing.answer(head.method == Method::HEAD, &head.headers),
+            repository,
+        });
+    }
+    let action = router::parse(&head.method, head.uri.path(), head.uri.query(), host).map_err(other)?;
+    let call = Call {
+        site,
+        caller,
+        peer,
+        headers: &head.headers,
+        head: head.method == Method::HEAD,
+        query: head.uri.query(),
+        key,
+    };
+    drop(settings);
+    carry_out(call, action, &head.method, head.uri.path(), host, body).await
+}
+
+async fn carry_out(
+    call: Call<'_>,
+    action: Action,
+    method: &Method,
+    path: &str,
+    host: Option<&str>,
+    body: Incoming,
+) -> Result<Answered, (Route, Refusal)> {
+    let route = route(&action);
+    let answered = |response: Result<Response<Body>, Refusal>| match response {
+        Ok(response) => Ok(Answered { route, response, repository: None }),
+        Err(refusal) => Err((route, refusal)),
+    };
+    // A DNS take-over: the files of an upstream answer under its own name, whatever the path.
+    if let Some(host) = taken_over(&call, &action, method, host).await.map_err(|refusal| (route, refusal))? {
+        let decoded = router::decode(path).map_err(|refusal| (Route::File, refusal))?;
+        let below = decoded.strip_prefix('/').unwrap_or(&decoded);
+        match files::answer(&call, &host, below, "/").await {
+            // The CA, a token or the health of this server are asked under that name too.
+            Err(refusal) if refusal.status == StatusCode::NOT_FOUND && action != Action::Other => {}
+            Err(refusal) => return Err((Route::File, refusal)),
+            Ok(response) => return Ok(Answered { route: Route::File, response, repository: Some(host) }),
+        }
+    }
+    if let Action::Registry(asked, operation) = action {
+        call.site.metrics.cold();
+        let repository = call.site.log.as_ref().map(|_| asked.written.clone());
+        return match registry::answer(call, &asked, operation, body).await {
+            Ok(response) => Ok(Answered { route, response, repository }),
+            Err(refusal) => Err((route, refusal)),
+        };
+    }
+    answered(own(call, action, body).await)
+}
+
+/// The upstream whose files `Host` means; `/v2` is the registry's.
+async fn taken_over(
+    call: &Call<'_>,
+    action: &Action,
+    method: &Method,
+    host: Option<&str>,
+) -> Result<Option<String>, Refusal> {
+    if matches!(action, Action::Registry(..) | Action::Ping | Action::Catalog(_))
+        || !matches!(*method, Method::GET | Method::HEAD)
+    {
+        return Ok(None);
+    }
+    let Some(host) = host.and_then(artifact::normalise_host) else { return Ok(None) };
+    if call.site.settings().own.contains(&host) {
+        return Ok(None);
+    }
+    let known = call.site.known().await?;
+    Ok(Some(host).filter(|host| known.files.contains(host)))
+}
+
+/// Everything but the registry.
+async fn own(call: Call<'_>, action: Action, body: Incoming) -> Result<Response<Body>, Refusal> {
+    match action {
+        Action::Ping => registry::ping(&call),
+        Action::Token => token(&call, body).await,
+        Action::Catalog(page) => registry::catalog(&call, &page).await,
+        Action::FileHosts => files::hosts(&call).await,
+        Action::File { host, path } => {
+            let base = format!("/files/{host}/");
+            files::answer(&call, &host, &path, &base).await
+        }
+        Action::Home => page::home(&call).await,
+        Action::Setup(client) => Err(Refusal::not_found(format!("there is no configuration for `{client}` here"))),
+        Action::Health => Ok(text("ok\n")),
+        Action::Ready => {
+            // The catalog answers, or this does not.
+            call.site.store().document("site/ready").await?;
+            Ok(text("ready\n"))
+        }
+        Action::Metrics => {
+            let usage = call.site.store().usage().await?;
+            let mut response = text(call.site.metrics.render(&usage));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+            Ok(response)
+        }
+        Action::Authority => match call.site.certificates.authority_pem() {
+            Some(pem) => {
+                let mut response = text(pem);
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-pem-file"));
+                Ok(response)
+            }
+            None => {
+                Err(Refusal::not_found("this server's certificate was given to it (--cert); its CA is its owner's"))
+            }
+        },
+        Action::Registry(..) | Action::Other => Err(Refusal::not_found("there is nothing at this address")),
+    }
+}
+
+fn route(action: &Action) -> Route {
+    match action {
+        Action::Ping => Route::Ping,
+        Action::Token => Route::Token,
+        Action::Catalog(_) => Route::Catalog,
+        Action::Registry(_, operation) => registry::route(operation),
+        Action::FileHosts | Action::File { .. } => Route::File,
+        Action::Home | Action::Setup(_) | Action::Authority => Route::Page,
+        Action::Health | Action::Ready | Action::Metrics => Route::Health,
+        Action::Other => Route::Other,
+    }
+}
+
+/// `/token`: by GET with Basic (Docker's token authentication), or by POST with a form (its OAuth 2 form).
+async fn token(call: &Call<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
+    let mut caller = call.caller;
+    let gate = call.site.gate.load_full();
+    if !hyper::body::Body::is_end_stream(&body) {
+        let refused = |_| Refusal::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the form cannot be read");
+        let form = Limited::new(body, 16 * 1024).collect().await.map_err(refused)?.to_bytes();
+        let word = url::form_urlencoded::parse(&form).find(|(key, _)| matches!(&**key, "password" | "refresh_token"));
+        if let Some((_, word)) = word {
+            may_carry(call.peer, &call.site.settings())?;
+            if !gate.is_admin(&word) {
+                let mut headers = HeaderMap::new();
+                headers.insert(http::header::AUTHORIZATION, HeaderValue::from_static("form"));
+                return Err(gate.refuse(&headers, call.peer, None));
+            }
+            caller = Caller::Admin;
+        }
+    }
+    let now = jiff::Timestamp::now();
+    let token = gate.token(caller, now.as_second());
+    let issued = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let answer = json!({ "token": token, "access_token": token, "expires_in": TOKEN_SECONDS, "issued_at": issued });
+    let mut response = Response::new(Body::from(answer.to_string()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn text(text: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.into()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn line(peer: &Peer, request: &Request<Incoming>) -> Line {
+    let header = |name| {
+        request.headers().get(name).map(|value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    Line {
+        time: jiff::Timestamp::now().to_string(),
+        remote: peer.remote.to_string(),
+        tls: peer.tls,
+        method: request.method().to_string(),
+        uri: request.uri().to_string(),
+        host: header(HOST).unwrap_or_default(),
+        ns: router::parameter(request.uri().query(), "ns"),
+        agent: header(USER_AGENT).unwrap_or_default(),
+        ..Line::default()
+    }
+}

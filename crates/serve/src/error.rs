@@ -1,0 +1,98 @@
+//! What can keep a server from starting or running. What goes wrong with one request is a
+//! [`Refusal`](crate::refusal::Refusal) instead.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// An answer of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, with the thing it went wrong with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The address is taken.
+    #[error("{address} is in use{}", by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default())]
+    InUse {
+        /// Where the server was to listen.
+        address: SocketAddr,
+        /// Who listens there, as far as `/proc` tells: command and process.
+        by: Option<String>,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where the server was to listen.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+    /// A value of the configuration cannot be meant.
+    #[error("`{key}: {value}` in the server's configuration: {why}")]
+    Config {
+        /// Its key.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A certificate or its key cannot be used.
+    #[error("{path}: {why}")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The site's CA in the catalog cannot be used, or a certificate cannot be made with it.
+    #[error("the site's CA: {0}")]
+    Authority(#[from] rcgen::Error),
+    /// The TLS library refused.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The system's source of randomness failed.
+    #[error("the system gives no random bytes")]
+    Random,
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+impl Error {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::InUse { .. } => {
+                "end that process, or choose another address with --listen (port 0 takes a free one)".to_owned()
+            }
+            Self::Listen { source, address } if source.kind() == io::ErrorKind::PermissionDenied => {
+                format!(
+                    "ports below 1024 need root or CAP_NET_BIND_SERVICE; {} does not",
+                    SocketAddr::new(address.ip(), 5000)
+                )
+            }
+            Self::Listen { .. } => "name an address of this machine, as 0.0.0.0:5000, with --listen".to_owned(),
+            Self::Certificate { .. } => {
+                "give a PEM chain with --cert and its unencrypted PEM key with --key, or neither: naru makes its own"
+                    .to_owned()
+            }
+            Self::Authority(_) => {
+                "the document `site/ca` in the catalog is damaged; restore it from a backup".to_owned()
+            }
+            Self::Store(error) => return error.hint(),
+            _ => return None,
+        })
+    }
+}

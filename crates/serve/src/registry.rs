@@ -1,0 +1,169 @@
+//! `/v2`: the OCI distribution API, version 1.1. Clauses are cited by the spec's own numbers (`end-2`).
+
+mod lists;
+mod manifests;
+mod pull;
+mod uploads;
+
+pub(crate) use uploads::Uploads;
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::auth::{Caller, Peer};
+use crate::body::Body;
+use crate::content::{DOCKER_VERSION, OCI_NAMESPACE};
+use crate::metrics::Route;
+use crate::refusal::Refusal;
+use crate::resolve::{self, Meant, Sought};
+use crate::router::{Asked, Operation};
+use crate::site::Site;
+
+/// A request, as far as every operation needs it.
+pub(crate) struct Call<'a> {
+    pub(crate) site: &'a Arc<Site>,
+    pub(crate) caller: Caller,
+    pub(crate) peer: &'a Peer,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) head: bool,
+    pub(crate) query: Option<&'a str>,
+    /// The key under which a pull's answer is remembered.
+    pub(crate) key: Option<String>,
+}
+
+impl Call<'_> {
+    fn may_read(&self, meant: &Meant) -> Result<(), Refusal> {
+        let gate = self.site.gate.load();
+        gate.may_read(self.caller, &self.site.settings(), self.headers, self.peer, &meant.repository.to_string())
+    }
+
+    fn may_write(&self, asked: &Asked) -> Result<(), Refusal> {
+        let gate = self.site.gate.load();
+        gate.may_write(self.caller, &self.site.settings(), self.headers, self.peer, &asked.written)
+    }
+}
+
+/// The label that an operation is counted under.
+pub(crate) fn route(operation: &Operation) -> Route {
+    match operation {
+        Operation::ReadManifest(_) | Operation::PutManifest(_) | Operation::DeleteManifest(_) => Route::Manifest,
+        Operation::ReadBlob(_) | Operation::DeleteBlob(_) => Route::Blob,
+        Operation::Tags(_) => Route::Tags,
+        Operation::Referrers { .. } => Route::Referrers,
+        Operation::StartUpload { .. }
+        | Operation::PatchUpload(_)
+        | Operation::FinishUpload { .. }
+        | Operation::UploadStatus(_)
+        | Operation::CancelUpload(_) => Route::Upload,
+    }
+}
+
+/// `end-1`: 401 with a challenge to whoever says nothing, since docker and skopeo take their cue from here alone.
+pub(crate) fn ping(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
+    if call.caller == Caller::Anonymous {
+        return Err(call.site.gate.load().refuse(call.headers, call.peer, None));
+    }
+    Ok(json("{}".to_owned()))
+}
+
+/// Carries an operation out.
+pub(crate) async fn answer(
+    call: Call<'_>,
+    asked: &Asked,
+    operation: Operation,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    match operation {
+        Operation::ReadManifest(reference) => pull::manifest(call, asked, &reference).await,
+        Operation::ReadBlob(digest) => pull::blob(call, asked, &digest).await,
+        Operation::Tags(page) => {
+            let meant = resolve::to_read(call.site, asked, Sought::Anything).await?;
+            call.may_read(&meant)?;
+            lists::tags(&call, asked, &meant, &page).await
+        }
+        Operation::Referrers { subject, artifact_type } => {
+            lists::referrers(&call, asked, &subject, artifact_type.as_deref()).await
+        }
+        Operation::PutManifest(reference) => {
+            call.may_write(asked)?;
+            manifests::put(&call, asked, &reference, body).await
+        }
+        Operation::DeleteManifest(reference) => {
+            call.may_write(asked)?;
+            manifests::delete(&call, asked, &reference).await
+        }
+        Operation::DeleteBlob(_) => {
+            call.may_write(asked)?;
+            Err(unsupported("blobs go when nothing needs them any more"))
+        }
+        Operation::StartUpload { digest, mount, from } => {
+            call.may_write(asked)?;
+            match (digest, mount) {
+                (Some(digest), _) => uploads::in_one(&call, asked, &digest, body).await,
+                (None, Some(mount)) => uploads::mount(&call, asked, &mount, from.as_deref()).await,
+                (None, None) => uploads::start(&call, asked).await,
+            }
+        }
+        Operation::PatchUpload(id) => {
+            call.may_write(asked)?;
+            uploads::patch(&call, asked, &id, body).await
+        }
+        Operation::FinishUpload { id, digest } => {
+            call.may_write(asked)?;
+            uploads::finish(&call, asked, &id, &digest, body).await
+        }
+        Operation::UploadStatus(id) => {
+            call.may_write(asked)?;
+            uploads::status(&call, asked, &id).await
+        }
+        Operation::CancelUpload(id) => {
+            call.may_write(asked)?;
+            uploads::cancel(&call, asked, &id).await
+        }
+    }
+}
+
+pub(crate) use lists::catalog;
+
+fn unsupported(why: &str) -> Refusal {
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", why)
+}
+
+/// A JSON document of the API.
+fn json(text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(DOCKER_VERSION, HeaderValue::from_static("registry/2.0"));
+    response
+}
+
+/// An answer without a body, for something at `path` below the base that the client came by.
+fn located(status: StatusCode, call: &Call<'_>, asked: &Asked, path: &str) -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(DOCKER_VERSION, HeaderValue::from_static("registry/2.0"));
+    let ns = crate::router::parameter(call.query, "ns")
+        .map(|ns| format!("?ns={}", url::form_urlencoded::byte_serialize(ns.as_bytes()).collect::<String>()));
+    let location = format!("{}{}/{path}{}", asked.base, without_base(asked), ns.unwrap_or_default());
+    if let Ok(value) = HeaderValue::try_from(location) {
+        headers.insert(LOCATION, value);
+    }
+    response
+}
+
+/// What the client wrote behind its base: with L5 the prefix is in both.
+fn without_base(asked: &Asked) -> &str {
+    let prefix = asked.base.trim_start_matches('/').strip_suffix("/v2/").unwrap_or_default();
+    let rest = asked.written.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/'));
+    rest.filter(|_| !prefix.is_empty() && asked.ns.is_none()).unwrap_or(&asked.written)
+}
+
+fn name_the_namespace(response: &mut Response<Body>, meant: &Meant) {
+    if let Some(value) = meant.namespace.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
+        response.headers_mut().insert(OCI_NAMESPACE, value);
+    }
+}

@@ -1,0 +1,146 @@
+//! `end-8` tags, `end-12` referrers, and the catalog of the Docker registry API.
+
+use artifact::{Kind, Repository, media_type};
+use http::header::{CONTENT_TYPE, HeaderName, LINK};
+use http::{HeaderValue, Response};
+use serde_json::json;
+
+use crate::auth::Caller;
+use crate::body::Body;
+use crate::refusal::Refusal;
+use crate::registry::{Call, json as document, name_the_namespace};
+use crate::resolve::{self, Meant, Sought};
+use crate::router::{Asked, Page, Reference};
+
+/// Names in one answer, whatever is asked for.
+const MOST: u32 = 10_000;
+
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// Tags, sorted bytewise. Entries that are named by a digest are no tags.
+pub(crate) async fn tags(
+    call: &Call<'_>,
+    asked: &Asked,
+    meant: &Meant,
+    page: &Page,
+) -> Result<Response<Body>, Refusal> {
+    let store = call.site.store();
+    let most = page.n.unwrap_or(MOST).min(MOST) as usize;
+    let mut tags: Vec<String> = Vec::new();
+    let mut after = page.last.clone();
+    let mut any = false;
+    // One more than asked for tells whether there is another page.
+    while tags.len() <= most {
+        let entries = store.entries(&meant.repository, &after, 1000).await?;
+        let Some(last) = entries.last() else { break };
+        any = true;
+        after.clone_from(&last.name);
+        tags.extend(entries.into_iter().map(|entry| entry.name).filter(|name| !name.contains(':')));
+    }
+    if !any && store.entries(&meant.repository, "", 1).await?.is_empty() {
+        return Err(Refusal::repository_unknown(&meant.repository));
+    }
+    let more = tags.len() > most;
+    tags.truncate(most);
+    let next = tags.last().filter(|_| more).cloned();
+    let mut response = document(json!({ "name": asked.written, "tags": tags }).to_string());
+    link(&mut response, call, &format!("{}{}/tags/list", asked.base, asked.written), most, next.as_deref());
+    name_the_namespace(&mut response, meant);
+    Ok(response)
+}
+
+/// Every image repository: local ones by their name, others with their host.
+pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Body>, Refusal> {
+    let settings = call.site.settings();
+    if !settings.anonymous && call.caller != Caller::Admin {
+        return Err(call.site.gate.load().refuse(call.headers, call.peer, Some("registry:catalog:*")));
+    }
+    let store = call.site.store();
+    let most = page.n.unwrap_or(MOST).min(MOST) as usize;
+    let known = call.site.known().await?;
+    let mut names: Vec<String> = Vec::new();
+    let mut more = false;
+    // The catalog's order is (host, name); shown names are compared as whole texts, so `last` is read back as a host
+    // and a name.
+    let mut after = split_shown(&page.last, &known.images);
+    while !more {
+        let repositories = store.repositories(Some(Kind::Image), after.as_ref(), 1000).await?;
+        let Some(last) = repositories.last() else { break };
+        after = Some(last.clone());
+        for repository in repositories {
+            if names.len() == most {
+                more = true;
+                break;
+            }
+            names.push(repository.to_string());
+        }
+    }
+    let next = names.last().filter(|_| more).cloned();
+    let mut response = document(json!({ "repositories": names }).to_string());
+    link(&mut response, call, "/v2/_catalog", most, next.as_deref());
+    Ok(response)
+}
+
+fn split_shown(text: &str, hosts: &std::collections::BTreeSet<String>) -> Option<Repository> {
+    if text.is_empty() {
+        return None;
+    }
+    let hosted = text.split_once('/').filter(|(host, _)| hosts.contains(*host));
+    Some(hosted.map_or_else(|| Repository::image("", text), |(host, name)| Repository::image(host, name)))
+}
+
+/// RFC 8288, as the spec wants it: `Link: <…>; rel="next"`.
+fn link(response: &mut Response<Body>, call: &Call<'_>, path: &str, most: usize, next: Option<&str>) {
+    let Some(next) = next else { return };
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("n", &most.to_string()).append_pair("last", next);
+    if let Some(ns) = crate::router::parameter(call.query, "ns") {
+        query.append_pair("ns", &ns);
+    }
+    if let Ok(value) = HeaderValue::try_from(format!("<{path}?{}>; rel=\"next\"", query.finish())) {
+        response.headers_mut().insert(LINK, value);
+    }
+}
+
+/// An index of what refers to `subject`; of a subject that is not here, an empty one.
+pub(crate) async fn referrers(
+    call: &Call<'_>,
+    asked: &Asked,
+    subject: &artifact::Digest,
+    artifact_type: Option<&str>,
+) -> Result<Response<Body>, Refusal> {
+    let sought = Reference::Digest(*subject);
+    let meant = match resolve::to_read(call.site, asked, Sought::Manifest(&sought)).await {
+        Ok(meant) => Some(meant),
+        Err(refusal) if refusal.code == "MANIFEST_UNKNOWN" => None,
+        Err(refusal) => return Err(refusal),
+    };
+    let mut manifests = Vec::new();
+    if let Some(meant) = &meant {
+        call.may_read(meant)?;
+        for referrer in call.site.store().referrers(&meant.repository, subject).await? {
+            if artifact_type.is_some_and(|wanted| referrer.artifact_type.as_deref() != Some(wanted)) {
+                continue;
+            }
+            let mut descriptor =
+                json!({ "mediaType": referrer.media_type, "digest": referrer.digest, "size": referrer.size });
+            if let Some(kind) = referrer.artifact_type {
+                descriptor["artifactType"] = kind.into();
+            }
+            if let Some(annotations) = referrer.annotations {
+                descriptor["annotations"] = annotations;
+            }
+            manifests.push(descriptor);
+        }
+    }
+    let index = json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": manifests });
+    let mut response = document(index.to_string());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type::OCI_INDEX));
+    if artifact_type.is_some() {
+        response.headers_mut().insert(FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
+    }
+    if let Some(meant) = &meant {
+        name_the_namespace(&mut response, meant);
+    }
+    Ok(response)
+}

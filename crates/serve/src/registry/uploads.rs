@@ -1,0 +1,333 @@
+//! `end-4` to `end-6`, `end-11`, `end-13` and `end-14`: blobs that are pushed.
+//!
+//! Bytes go from the connection through a bounded channel to a blocking thread that hashes and writes them. The thread
+//! holds the session while it writes, so a client that is cut off leaves what arrived, and may ask where to go on.
+//! Sessions live in memory: a restart ends them, and clients begin again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use artifact::{Algorithm, Digest, Repository};
+use bytes::Bytes;
+use http::header::{CONTENT_RANGE, HeaderName, RANGE};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use store::{BlobWriter, Change};
+use tokio::sync::{OwnedMutexGuard, mpsc};
+
+use crate::body::Body;
+use crate::content::DOCKER_CONTENT_DIGEST;
+use crate::refusal::Refusal;
+use crate::registry::{Call, located, name_the_namespace};
+use crate::resolve::{self, Meant, Sought};
+use crate::router::Asked;
+
+const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+
+/// Sessions at a time.
+const MOST: usize = 1024;
+/// A session that nobody has asked about for so long is dropped with its bytes.
+const IDLE: Duration = Duration::from_secs(3600);
+/// Pieces of a body that may wait for the disk.
+const WAITING: usize = 8;
+
+/// Every session.
+#[derive(Default)]
+pub(crate) struct Uploads {
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+}
+
+struct Session {
+    repository: Repository,
+    touched: Mutex<Instant>,
+    /// `None` after it was finished or cancelled.
+    writer: Arc<tokio::sync::Mutex<Option<BlobWriter>>>,
+}
+
+impl Uploads {
+    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, repository: &Repository, writer: BlobWriter) -> Result<String, Refusal> {
+        let mut sessions = self.sessions();
+        if sessions.len() >= MOST {
+            let message = "too many uploads are open; finish or cancel some";
+            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message));
+        }
+        let id = uuid::Uuid::new_v4().to_string();
+        let writer = Arc::new(tokio::sync::Mutex::new(Some(writer)));
+        let session = Session { repository: repository.clone(), touched: Mutex::new(Instant::now()), writer };
+        sessions.insert(id.clone(), Arc::new(session));
+        Ok(id)
+    }
+
+    /// A session of this repository; another's is as unknown as one that is not.
+    fn get(&self, id: &str, repository: &Repository) -> Result<Arc<Session>, Refusal> {
+        let found = self.sessions().get(id).filter(|session| session.repository == *repository).cloned();
+        let session = found.ok_or_else(unknown)?;
+        *session.touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok(session)
+    }
+
+    fn remove(&self, id: &str) {
+        self.sessions().remove(id);
+    }
+
+    /// Drops what nobody has asked about for an hour. One that is being written is not idle.
+    pub(crate) fn expire(&self) {
+        self.sessions().retain(|_, session| {
+            let idle = session.touched.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            idle < IDLE || session.writer.try_lock().is_err()
+        });
+    }
+}
+
+fn unknown() -> Refusal {
+    let message = "there is no such upload; it was finished, cancelled or left alone for too long: begin again";
+    Refusal::new(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", message)
+}
+
+fn named_by_sha256(digest: &Digest) -> Result<(), Refusal> {
+    if digest.algorithm() == Algorithm::Sha256 {
+        return Ok(());
+    }
+    Err(Refusal::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", "blobs are pushed by their sha256"))
+}
+
+/// `end-4a`.
+pub(crate) async fn start(call: &Call<'_>, asked: &Asked) -> Result<Response<Body>, Refusal> {
+    let meant = resolve::to_write(call.site, asked).await?;
+    let writer = new_writer(call).await?;
+    let id = call.site.uploads.add(&meant.repository, writer)?;
+    Ok(progress(StatusCode::ACCEPTED, call, asked, &id, 0))
+}
+
+/// `end-4b`: the blob in one POST.
+pub(crate) async fn in_one(
+    call: &Call<'_>,
+    asked: &Asked,
+    digest: &Digest,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    named_by_sha256(digest)?;
+    let meant = resolve::to_write(call.site, asked).await?;
+    let writer = Arc::new(tokio::sync::Mutex::new(Some(new_writer(call).await?)));
+    let mut guard = receive(call, Arc::clone(&writer).lock_owned().await, body).await?;
+    let writer = guard.take().ok_or_else(unknown)?;
+    store_blob(call, asked, &meant, writer, digest).await
+}
+
+/// `end-11`: a blob that the caller may read elsewhere; else an upload begins, as the spec wants.
+pub(crate) async fn mount(
+    call: &Call<'_>,
+    asked: &Asked,
+    digest: &Digest,
+    from: Option<&str>,
+) -> Result<Response<Body>, Refusal> {
+    let meant = resolve::to_write(call.site, asked).await?;
+    let store = call.site.store();
+    let source = from.and_then(|from| Asked::new(from, None, asked.host.clone()).ok());
+    if let Some(source) = source {
+        // `from` is spelled like any name, so the same rules find it.
+        let from = resolve::to_read(call.site, &source, Sought::Blob(digest)).await.ok();
+        let from = from.filter(|from| call.may_read(from).is_ok());
+        if let Some(from) = from {
+            if store.granted_blob(&from.repository, digest).await?.is_some() {
+                let mut change = Change::new();
+                change.grant_blob(&meant.repository, digest);
+                store.apply(change).await?;
+                return Ok(created(call, asked, &meant, digest));
+            }
+        }
+    }
+    start(call, asked).await
+}
+
+/// `end-5`: the next bytes, exactly where the last ones ended.
+pub(crate) async fn patch(call: &Call<'_>, asked: &Asked, id: &str, body: Incoming) -> Result<Response<Body>, Refusal> {
+    let meant = resolve::to_write(call.site, asked).await?;
+    let session = call.site.uploads.get(id, &meant.repository)?;
+    let guard = Arc::clone(&session.writer).lock_owned().await;
+    let before = guard.as_ref().ok_or_else(unknown)?.len();
+    let announced = content_range(call, asked, id, before)?;
+    let guard = receive(call, guard, body).await?;
+    let after = guard.as_ref().ok_or_else(unknown)?.len();
+    if announced.is_some_and(|length| length != after - before) {
+        let message = format!("Content-Range and the {} bytes that came do not agree", after - before);
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "SIZE_INVALID", message));
+    }
+    Ok(progress(StatusCode::ACCEPTED, call, asked, id, after))
+}
+
+/// `end-6`: the last bytes, if any, and the digest.
+pub(crate) async fn finish(
+    call: &Call<'_>,
+    asked: &Asked,
+    id: &str,
+    digest: &Digest,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    named_by_sha256(digest)?;
+    let meant = resolve::to_write(call.site, asked).await?;
+    let session = call.site.uploads.get(id, &meant.repository)?;
+    let guard = Arc::clone(&session.writer).lock_owned().await;
+    let before = guard.as_ref().ok_or_else(unknown)?.len();
+    content_range(call, asked, id, before)?;
+    let mut guard = receive(call, guard, body).await?;
+    let writer = guard.take().ok_or_else(unknown)?;
+    call.site.uploads.remove(id);
+    store_blob(call, asked, &meant, writer, digest).await
+}
+
+/// `end-13`.
+pub(crate) async fn status(call: &Call<'_>, asked: &Asked, id: &str) -> Result<Response<Body>, Refusal> {
+    let meant = resolve::to_write(call.site, asked).await?;
+    let session = call.site.uploads.get(id, &meant.repository)?;
+    let length = session.writer.lock().await.as_ref().ok_or_else(unknown)?.len();
+    Ok(progress(StatusCode::NO_CONTENT, call, asked, id, length))
+}
+
+/// `end-14`.
+pub(crate) async fn cancel(call: &Call<'_>, asked: &Asked, id: &str) -> Result<Response<Body>, Refusal> {
+    let meant = resolve::to_write(call.site, asked).await?;
+    let session = call.site.uploads.get(id, &meant.repository)?;
+    call.site.uploads.remove(id);
+    drop(session.writer.lock().await.take());
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+async fn new_writer(call: &Call<'_>) -> Result<BlobWriter, Refusal> {
+    let store = call.site.store().clone();
+    Ok(tokio::task::spawn_blocking(move || store.writer(None)).await.map_err(Refusal::inside)??)
+}
+
+/// Writes a request's body behind what the session has. Whatever ends it, the session keeps what arrived.
+async fn receive(
+    call: &Call<'_>,
+    mut guard: OwnedMutexGuard<Option<BlobWriter>>,
+    mut body: Incoming,
+) -> Result<OwnedMutexGuard<Option<BlobWriter>>, Refusal> {
+    if hyper::body::Body::is_end_stream(&body) {
+        return Ok(guard);
+    }
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(WAITING);
+    let writing = tokio::task::spawn_blocking(move || {
+        while let Some(bytes) = receiver.blocking_recv() {
+            if let Some(writer) = guard.as_mut() {
+                writer.write(&bytes)?;
+            }
+        }
+        Ok::<_, store::Error>(guard)
+    });
+    let mut cut = None;
+    while let Some(frame) = body.frame().await {
+        match frame.map(http_body::Frame::into_data) {
+            Ok(Ok(bytes)) => {
+                call.site.metrics.received(bytes.len() as u64);
+                if sender.send(bytes).await.is_err() {
+                    break; // The disk refused; the thread says why.
+                }
+            }
+            Ok(Err(_)) => {} // Trailers.
+            Err(error) => {
+                cut = Some(error);
+                break;
+            }
+        }
+    }
+    drop(sender);
+    let guard = writing.await.map_err(Refusal::inside)??;
+    match cut {
+        None => Ok(guard),
+        Some(error) => {
+            let message = format!("the upload was cut off: {error}");
+            Err(Refusal::new(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID", message))
+        }
+    }
+}
+
+/// Checks `Content-Range: START-END`, and returns how many bytes it announces.
+fn content_range(call: &Call<'_>, asked: &Asked, id: &str, at: u64) -> Result<Option<u64>, Refusal> {
+    let Some(value) = call.headers.get(CONTENT_RANGE) else { return Ok(None) };
+    let range = value.to_str().ok().and_then(chunk);
+    match range {
+        Some((start, end)) if start == at => Ok(Some(end - start + 1)),
+        _ => {
+            let message =
+                format!("the next byte of this upload is {at}: {}{}/blobs/uploads/{id}", asked.base, asked.written);
+            let code = "BLOB_UPLOAD_INVALID";
+            Err(Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, code, message)
+                .about(serde_json::json!({ "offset": at })))
+        }
+    }
+}
+
+/// `0-99`, as the spec has it, or `bytes 0-99/*`, as HTTP has it.
+fn chunk(text: &str) -> Option<(u64, u64)> {
+    let text = text.strip_prefix("bytes ").unwrap_or(text);
+    let (start, end) = text.split('/').next()?.split_once('-')?;
+    let (start, end) = (start.trim().parse().ok()?, end.trim().parse::<u64>().ok()?);
+    (start <= end && end < u64::MAX).then_some((start, end))
+}
+
+/// Proves the digest, makes the bytes durable, and grants them to the repository.
+async fn store_blob(
+    call: &Call<'_>,
+    asked: &Asked,
+    meant: &Meant,
+    writer: BlobWriter,
+    digest: &Digest,
+) -> Result<Response<Body>, Refusal> {
+    let blob = tokio::task::spawn_blocking(move || writer.finish()).await.map_err(Refusal::inside)??;
+    if blob.digest() != digest {
+        let message = format!("the bytes have digest {}, not {digest}", blob.digest());
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message));
+    }
+    let mut change = Change::new();
+    change.blob(Some(&meant.repository), blob);
+    call.site.store().apply(change).await?;
+    Ok(created(call, asked, meant, digest))
+}
+
+fn created(call: &Call<'_>, asked: &Asked, meant: &Meant, digest: &Digest) -> Response<Body> {
+    let mut response = located(StatusCode::CREATED, call, asked, &format!("blobs/{digest}"));
+    name_the_namespace(&mut response, meant);
+    let value = HeaderValue::try_from(digest.to_string()).ok();
+    response.headers_mut().extend(value.map(|value| (DOCKER_CONTENT_DIGEST, value)));
+    response
+}
+
+/// Where an upload stands. `Range: 0-0` of an empty one is what distribution answers, and clients expect.
+fn progress(status: StatusCode, call: &Call<'_>, asked: &Asked, id: &str, length: u64) -> Response<Body> {
+    let mut response = located(status, call, asked, &format!("blobs/uploads/{id}"));
+    let headers = response.headers_mut();
+    headers.extend(HeaderValue::try_from(format!("0-{}", length.saturating_sub(1))).ok().map(|value| (RANGE, value)));
+    headers.extend(HeaderValue::from_str(id).ok().map(|value| (UPLOAD_UUID, value)));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chunk;
+
+    #[test]
+    fn chunks() {
+        assert_eq!(chunk("0-99"), Some((0, 99)));
+        assert_eq!(chunk("bytes 5-5/*"), Some((5, 5)));
+        for bad in ["", "-", "5-4", "a-b", "0-", "-5", "0-18446744073709551615", "0-99999999999999999999999"] {
+            assert_eq!(chunk(bad), None, "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(text in "(bytes )?[0-9/*-]{0,30}") {
+            let _ = chunk(&text);
+        }
+    }
+}

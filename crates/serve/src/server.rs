@@ -1,0 +1,167 @@
+//! A server's life: bound, running, reloaded, ended.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use hyper_util::server::graceful::GracefulShutdown;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::access::Log;
+use crate::auth::Gate;
+use crate::config::Settings;
+use crate::listener::{self, Speaks};
+use crate::site::{Addresses, Site};
+use crate::tls::{self, Certificates};
+use crate::{Config, Result};
+
+/// How long pulls may go on after the server was told to end.
+const GRACE: Duration = Duration::from_secs(60);
+/// Between looks at certificates and idle uploads.
+const HOUSEKEEPING: Duration = Duration::from_secs(30);
+/// Descriptors kept for the catalog, uploads, logs.
+const RESERVED: u64 = 256;
+
+/// A server that has its addresses.
+pub struct Server {
+    site: Arc<Site>,
+    listeners: Mutex<Vec<(TcpListener, Speaks)>>,
+    room: Arc<Semaphore>,
+    admin_token: Option<String>,
+    names: Vec<String>,
+}
+
+impl Server {
+    /// Takes the addresses, and makes at the first start what a site needs: its CA, its admin token.
+    ///
+    /// # Errors
+    /// A configuration that cannot be meant, an address in use, files that cannot be read, the store's refusals.
+    pub async fn bind(store: Store, config: Config) -> Result<Self> {
+        let names = tls::names(&config)?;
+        let main = listener::bind(config.listen)?;
+        let plain = config.plain.map(listener::bind).transpose()?;
+        let address = |listener: &TcpListener| {
+            listener.local_addr().map_err(|source| crate::Error::Listen { address: config.listen, source })
+        };
+        let addresses = Addresses { main: address(&main)?, plain: plain.as_ref().map(address).transpose()? };
+        let settings = Settings::new(&config, &names, &ports(&addresses))?;
+        let (gate, admin_token) = Gate::open(&store).await?;
+        let certificates = Arc::new(Certificates::open(&store, &config, names.clone()).await?);
+        let log = config.access_log.as_deref().map(Log::open).transpose()?;
+        let descriptors = raise_descriptors();
+        let acceptor = TlsAcceptor::from(Arc::new(certificates.server_config()?));
+        let most =
+            config.connections.min(usize::try_from(descriptors.saturating_sub(RESERVED) / 2).unwrap_or(usize::MAX));
+        let site = Site::new(store, settings, gate, certificates, log, addresses, (descriptors / 8).min(1024));
+        let mut listeners = vec![(main, Speaks::Both(acceptor))];
+        listeners.extend(plain.map(|plain| (plain, Speaks::Plain)));
+        Ok(Self {
+            site: Arc::new(site),
+            listeners: Mutex::new(listeners),
+            room: Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))),
+            admin_token,
+            names,
+        })
+    }
+
+    /// Where it listens, with the port it got.
+    pub fn address(&self) -> SocketAddr {
+        self.site.addresses.main
+    }
+
+    /// Where it listens for plain HTTP alone.
+    pub fn plain_address(&self) -> Option<SocketAddr> {
+        self.site.addresses.plain
+    }
+
+    /// The names and addresses that its certificate is for.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The SHA-256 of the site's CA, `AB:CD:…`, to be compared by people. Of the certificate itself, where that was
+    /// given.
+    pub fn fingerprint(&self) -> String {
+        self.site.certificates.fingerprint()
+    }
+
+    /// The SHA-256 of its public key, for `curl --pinnedpubkey`: renewals keep it.
+    pub fn pin(&self) -> String {
+        self.site.certificates.pin()
+    }
+
+    /// The site's CA, PEM; none where the certificate was given.
+    pub fn authority_pem(&self) -> Option<String> {
+        self.site.certificates.authority_pem()
+    }
+
+    /// The admin token, when this start made it.
+    pub fn admin_token(&self) -> Option<&str> {
+        self.admin_token.as_deref()
+    }
+
+    /// Serves until `shutdown` comes; then takes no more connections, lets running answers end for at most a minute,
+    /// and returns. May be called once.
+    ///
+    /// # Errors
+    /// None yet; what goes wrong with one connection ends that one.
+    pub async fn run(&self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let graceful = GracefulShutdown::new();
+        let listeners = self.listeners.lock().await.drain(..).collect::<Vec<_>>();
+        let accepting = listeners
+            .into_iter()
+            .map(|(listener, speaks)| listener::accept(&self.site, listener, speaks, &self.room, &graceful));
+        let keeping = async {
+            let mut tick = tokio::time::interval(HOUSEKEEPING);
+            loop {
+                tick.tick().await;
+                self.site.certificates.refresh(jiff::Timestamp::now().as_second());
+                self.site.uploads.expire();
+            }
+        };
+        // What is not chosen is dropped, and the listeners with it: from then on connections are refused.
+        tokio::select! {
+            _ = join_all(accepting) => {}
+            () = keeping => {}
+            () = shutdown => {}
+        }
+        if timeout(GRACE, graceful.shutdown()).await.is_err() {
+            tracing::warn!("some answers were still running after {} s, and were cut off", GRACE.as_secs());
+        }
+        Ok(())
+    }
+
+    /// Takes another configuration while running: certificates, names, aliases, order, who may read. Addresses stay.
+    ///
+    /// # Errors
+    /// As [`Server::bind`]; then everything stays as it was.
+    pub async fn reload(&self, config: &Config) -> Result<()> {
+        let names = tls::names(config)?;
+        let settings = Settings::new(config, &names, &ports(&self.site.addresses))?;
+        let (gate, _) = Gate::open(self.site.store()).await?;
+        self.site.certificates.reload(self.site.store(), config, names).await?;
+        self.site.set(settings, gate);
+        Ok(())
+    }
+}
+
+fn ports(addresses: &Addresses) -> Vec<u16> {
+    std::iter::once(addresses.main).chain(addresses.plain).map(|address| address.port()).collect()
+}
+
+/// Raises the soft limit of open files to the hard one, and returns what it is.
+fn raise_descriptors() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Refused, the old limit stands.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
+}

@@ -1,0 +1,198 @@
+//! TLS: the site's CA and the server's certificate, made here or given.
+//!
+//! The CA and the key of the server's certificate are made at the first start and kept in the catalog, so that a
+//! restart, a renewal and a second replica change neither what clients trust nor what they may have pinned.
+//! Certificates are replaced while the server runs; connections that are open keep theirs.
+
+mod authority;
+mod names;
+
+pub(crate) use names::names;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use artifact::Digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{KeyPair, PublicKeyData as _};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use store::Store;
+
+use crate::{Config, Error, Result};
+use authority::Authority;
+
+/// Seconds of a day.
+const DAY: i64 = 86_400;
+
+/// The certificate that is shown now, and where it came from.
+pub(crate) struct Certificates {
+    current: ArcSwap<Shown>,
+    source: Mutex<Source>,
+}
+
+struct Shown {
+    key: Arc<CertifiedKey>,
+    /// SHA-256 of the CA's certificate, or of the one that was given.
+    fingerprint: Digest,
+    /// SHA-256 of the public key, as `curl --pinnedpubkey` wants it.
+    pin: Digest,
+    authority_pem: Option<String>,
+    /// When to make another, in seconds since 1970.
+    renew_at: Option<i64>,
+}
+
+enum Source {
+    Site { authority: Authority, names: Vec<String> },
+    Given { cert: PathBuf, key: PathBuf, seen: Option<(SystemTime, SystemTime)> },
+}
+
+impl std::fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Keys stay out of logs.
+        f.debug_struct("Certificates").finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.load().key))
+    }
+}
+
+impl Certificates {
+    /// The given certificate, or one by the site's CA for these names.
+    pub(crate) async fn open(store: &Store, config: &Config, names: Vec<String>) -> Result<Self> {
+        let mut source = Self::source(store, config, names).await?;
+        let current = ArcSwap::from_pointee(make(&mut source)?);
+        Ok(Self { current, source: Mutex::new(source) })
+    }
+
+    /// Takes other files or names, as a reload brings them.
+    pub(crate) async fn reload(&self, store: &Store, config: &Config, names: Vec<String>) -> Result<()> {
+        let mut source = Self::source(store, config, names).await?;
+        self.current.store(Arc::new(make(&mut source)?));
+        *self.lock() = source;
+        Ok(())
+    }
+
+    async fn source(store: &Store, config: &Config, names: Vec<String>) -> Result<Source> {
+        match (&config.cert, &config.key) {
+            (Some(cert), Some(key)) => Ok(Source::Given { cert: cert.clone(), key: key.clone(), seen: None }),
+            (None, None) => Ok(Source::Site { authority: Authority::open(store).await?, names }),
+            (Some(path), None) | (None, Some(path)) => Err(Error::Certificate {
+                path: path.clone(),
+                why: "a certificate and its key are given together, or neither".to_owned(),
+            }),
+        }
+    }
+
+    /// Makes another certificate when this one grows old, and reads given files again when they changed. What cannot
+    /// be used is said, and the one before stays.
+    pub(crate) fn refresh(&self, now: i64) {
+        let mut source = self.lock();
+        let due = match &*source {
+            Source::Site { .. } => self.current.load().renew_at.is_some_and(|at| now >= at),
+            Source::Given { cert, key, seen } => times(cert, key).is_some_and(|now| Some(now) != *seen),
+        };
+        if !due {
+            return;
+        }
+        match make(&mut source) {
+            Ok(shown) => {
+                self.current.store(Arc::new(shown));
+                tracing::info!("the server's certificate was replaced");
+            }
+            Err(error) => {
+                if let Source::Given { cert, key, seen } = &mut *source {
+                    *seen = times(cert, key); // Said once for each change.
+                }
+                tracing::error!("the server's certificate could not be replaced: {error}");
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Source> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `AB:CD:…`, as `openssl x509 -fingerprint -sha256` prints it.
+    pub(crate) fn fingerprint(&self) -> String {
+        let bytes = self.current.load().fingerprint;
+        bytes.as_bytes().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+    }
+
+    /// `sha256//…`, for `curl --pinnedpubkey`.
+    pub(crate) fn pin(&self) -> String {
+        format!("sha256//{}", STANDARD.encode(self.current.load().pin.as_bytes()))
+    }
+
+    /// The site's CA; none when the certificate was given.
+    pub(crate) fn authority_pem(&self) -> Option<String> {
+        self.current.load().authority_pem.clone()
+    }
+
+    /// What rustls is to do. HTTP/1.1 only: the runtimes pull over that, and pay for more.
+    pub(crate) fn server_config(self: &Arc<Self>) -> Result<ServerConfig> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let resolver = Arc::clone(self);
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+fn make(source: &mut Source) -> Result<Shown> {
+    match source {
+        Source::Site { authority, names } => {
+            let now = jiff::Timestamp::now().as_second();
+            let (leaf, until) = authority.leaf(names, now)?;
+            let key = PrivateKeyDer::try_from(authority.leaf_key.serialize_der())
+                .map_err(|why| Error::Certificate { path: PathBuf::from("site/ca"), why: why.to_owned() })?;
+            Ok(Shown {
+                key: Arc::new(certified(vec![leaf, authority.certificate.clone()], &key)?),
+                fingerprint: Digest::of(&authority.certificate),
+                pin: Digest::of(&authority.leaf_key.subject_public_key_info()),
+                authority_pem: Some(authority.pem.clone()),
+                renew_at: Some((until - 30 * DAY).max(now + DAY)),
+            })
+        }
+        Source::Given { cert, key, seen } => {
+            let times = times(cert, key);
+            let bad = |path: &Path, why: String| Error::Certificate { path: path.to_owned(), why };
+            let chain = CertificateDer::pem_file_iter(&*cert)
+                .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
+                .map_err(|error| bad(cert, error.to_string()))?;
+            let first = chain.first().ok_or_else(|| bad(cert, "there is no certificate in it".to_owned()))?;
+            let fingerprint = Digest::of(first);
+            let private = PrivateKeyDer::from_pem_file(&*key).map_err(|error| bad(key, error.to_string()))?;
+            let pair = KeyPair::try_from(private.secret_der()).map_err(|error| bad(key, error.to_string()))?;
+            let pin = Digest::of(&pair.subject_public_key_info());
+            let certified = certified(chain, &private).map_err(|error| bad(cert, error.to_string()))?;
+            certified.keys_match().map_err(|_| bad(key, format!("not the key of {}", cert.display())))?;
+            *seen = times;
+            Ok(Shown { key: Arc::new(certified), fingerprint, pin, authority_pem: None, renew_at: None })
+        }
+    }
+}
+
+fn certified(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'_>) -> Result<CertifiedKey> {
+    let key = aws_lc_rs::sign::any_supported_type(key)?;
+    Ok(CertifiedKey::new(chain, key))
+}
+
+/// Polled rather than watched: that survives Kubernetes' symlinks and NFS.
+fn times(cert: &Path, key: &Path) -> Option<(SystemTime, SystemTime)> {
+    let modified = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+    modified(cert).zip(modified(key))
+}

@@ -1,0 +1,104 @@
+//! The site's CA, and the certificates it signs.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, date_time_ymd,
+};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use store::Store;
+
+use super::DAY;
+use crate::{Error, Result};
+
+/// Certificate and key, PEM, one behind the other.
+const DOCUMENT: &str = "site/ca";
+/// The key of the server's certificate, PEM.
+const LEAF_DOCUMENT: &str = "site/leaf-key";
+
+pub(super) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) pem: String,
+    pub(super) leaf_key: KeyPair,
+}
+
+impl Authority {
+    /// The site's, made now when there is none.
+    pub(super) async fn open(store: &Store) -> Result<Self> {
+        let text = match store.document(DOCUMENT).await? {
+            Some(bytes) => bytes,
+            None => store.document_once(DOCUMENT, new_authority()?.as_bytes()).await?,
+        };
+        let leaf = match store.document(LEAF_DOCUMENT).await? {
+            Some(bytes) => bytes,
+            None => {
+                let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+                store.document_once(LEAF_DOCUMENT, key.serialize_pem().as_bytes()).await?
+            }
+        };
+        let damaged = || Error::Authority(rcgen::Error::CouldNotParseCertificate);
+        let text = String::from_utf8(text).map_err(|_| damaged())?;
+        let leaf = String::from_utf8(leaf).map_err(|_| damaged())?;
+        // The first PEM section is the certificate, the second its key.
+        let end = text.find("-----BEGIN PRIVATE KEY-----").ok_or_else(damaged)?;
+        let (pem, key) = text.split_at(end);
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| damaged())?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::from_pem(key)?)?;
+        Ok(Self { issuer, certificate, pem: pem.to_owned(), leaf_key: KeyPair::from_pem(&leaf)? })
+    }
+
+    /// A certificate for these names and addresses, and until when it is good (seconds since 1970).
+    pub(super) fn leaf(&self, names: &[String], now: i64) -> Result<(CertificateDer<'static>, i64)> {
+        let until = now + 365 * DAY;
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = called("naru");
+        params.not_before = {
+            let (year, month, day) = date(now - 365 * DAY);
+            date_time_ymd(year, month, day)
+        };
+        params.not_after = {
+            let (year, month, day) = date(until);
+            date_time_ymd(year, month, day)
+        };
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        Ok((params.signed_by(&self.leaf_key, &self.issuer)?.der().clone(), until))
+    }
+}
+
+/// Ten years; back-dated by one, because clocks in closed networks are wrong.
+fn new_authority() -> Result<String> {
+    let now = jiff::Timestamp::now().as_second();
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    // Some clients keep CAs by their name: two sites' must differ.
+    let mark: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
+    params.distinguished_name = called(&format!("Naru site CA {mark}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = {
+        let (year, month, day) = date(now - 365 * DAY);
+        date_time_ymd(year, month, day)
+    };
+    params.not_after = {
+        let (year, month, day) = date(now + 3650 * DAY);
+        date_time_ymd(year, month, day)
+    };
+    let certificate = params.self_signed(&key)?;
+    Ok(format!("{}{}", certificate.pem(), key.serialize_pem()))
+}
+
+fn called(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+/// Year, month and day of a time.
+fn date(seconds: i64) -> (i32, u8, u8) {
+    let time = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let date = time.to_zoned(jiff::tz::TimeZone::UTC);
+    (date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs())
+}

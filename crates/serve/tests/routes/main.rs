@@ -1,0 +1,12 @@
+//! A real server on loopback over a real store, asked by a real client: one module a route.
+
+mod blobs;
+mod files;
+mod listener;
+mod lists;
+mod manifests;
+mod names;
+mod own;
+mod support;
+mod uploads;
+mod who;
