@@ -12,10 +12,10 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -29,6 +29,10 @@ use crate::{Error, Result};
 const HEADERS: Duration = Duration::from_secs(75);
 /// Until the first byte, and a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(20);
+/// Until a peer that says nothing is asked whether it is there.
+const KEEPALIVE: Duration = Duration::from_mins(1);
+/// How long a client may take none of the bytes that are there for it.
+const STALLED: Duration = Duration::from_mins(10);
 /// A request's line and headers.
 const HEADER_BYTES: usize = 32 * 1024;
 /// Handshakes and requests that may wait for us.
@@ -68,7 +72,7 @@ pub(crate) async fn accept(
     listener: TcpListener,
     speaks: Speaks,
     room: &Arc<Semaphore>,
-    graceful: &GracefulShutdown,
+    closing: &watch::Sender<bool>,
 ) {
     loop {
         // First room, then a connection: what waits for room waits in the kernel.
@@ -84,11 +88,11 @@ pub(crate) async fn accept(
                 continue;
             }
         };
-        let (site, speaks, watcher) = (Arc::clone(site), speaks.clone(), graceful.watcher());
+        let (site, speaks, mut closing) = (Arc::clone(site), speaks.clone(), closing.subscribe());
         tokio::spawn(async move {
             site.metrics.connected();
             let _counted = Counted(&site, permit);
-            if let Err(error) = converse(&site, stream, remote, speaks, watcher).await {
+            if let Err(error) = converse(&site, stream, remote, speaks, &mut closing).await {
                 tracing::debug!(%remote, "connection from {remote}: {error}");
             }
         });
@@ -108,19 +112,28 @@ async fn converse(
     mut stream: TcpStream,
     remote: SocketAddr,
     speaks: Speaks,
-    watcher: Watcher,
+    closing: &mut watch::Receiver<bool>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    // Who is gone without a word, or takes nothing for so long, does not keep its place. A kernel that lacks one of
+    // these keeps it longer.
+    let _ = sockopt::set_socket_keepalive(&stream, true);
+    let _ = sockopt::set_tcp_keepidle(&stream, KEEPALIVE);
+    let _ = sockopt::set_tcp_user_timeout(&stream, u32::try_from(STALLED.as_millis()).unwrap_or(u32::MAX));
     let local = stream.local_addr()?;
     let mut first = [0];
-    if timeout(HANDSHAKE, stream.peek(&mut first)).await?? == 0 {
+    let peeked = tokio::select! {
+        peeked = timeout(HANDSHAKE, stream.peek(&mut first)) => peeked??,
+        () = closed(closing) => 0,
+    };
+    if peeked == 0 {
         return Ok(());
     }
     let hello = first == [TLS_HANDSHAKE];
     match speaks {
         Speaks::Both(acceptor) if hello => {
             let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
-            serve(site, stream, Peer { remote, local, tls: true }, None, watcher).await
+            serve(site, stream, Peer { remote, local, tls: true }, None, closing).await
         }
         Speaks::Plain if hello => {
             const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\
@@ -134,9 +147,15 @@ async fn converse(
         Speaks::Both(_) | Speaks::Plain => {
             let sending = Arc::new(Sending::default());
             let wire = Wire::new(stream, Arc::clone(&sending));
-            serve(site, wire, Peer { remote, local, tls: false }, Some(sending), watcher).await
+            serve(site, wire, Peer { remote, local, tls: false }, Some(sending), closing).await
         }
     }
+}
+
+/// Returns when the server ends.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // An error says that the server is gone altogether.
+    drop(closing.wait_for(|closing| *closing).await);
 }
 
 async fn serve<S>(
@@ -144,7 +163,7 @@ async fn serve<S>(
     stream: S,
     peer: Peer,
     sending: Option<Arc<Sending>>,
-    watcher: Watcher,
+    closing: &mut watch::Receiver<bool>,
 ) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -161,5 +180,14 @@ where
         .header_read_timeout(HEADERS)
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    watcher.watch(connection).await.map_err(io::Error::other)
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closed(closing) => {
+            // The answer that is under way is finished, and no other begun.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    ended.map_err(io::Error::other)
 }

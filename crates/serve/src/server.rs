@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use hyper_util::server::graceful::GracefulShutdown;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use store::Store;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -113,11 +112,12 @@ impl Server {
     /// # Errors
     /// None yet; what goes wrong with one connection ends that one.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let graceful = GracefulShutdown::new();
+        // Every connection holds a receiver: none is left when all have ended.
+        let (closing, _) = watch::channel(false);
         let listeners = self.listeners.lock().await.drain(..).collect::<Vec<_>>();
         let accepting = listeners
             .into_iter()
-            .map(|(listener, speaks)| listener::accept(&self.site, listener, speaks, &self.room, &graceful));
+            .map(|(listener, speaks)| listener::accept(&self.site, listener, speaks, &self.room, &closing));
         let keeping = async {
             let mut tick = tokio::time::interval(HOUSEKEEPING);
             loop {
@@ -132,7 +132,8 @@ impl Server {
             () = keeping => {}
             () = shutdown => {}
         }
-        if timeout(GRACE, graceful.shutdown()).await.is_err() {
+        closing.send_replace(true);
+        if timeout(GRACE, closing.closed()).await.is_err() {
             tracing::warn!("some answers were still running after {} s, and were cut off", GRACE.as_secs());
         }
         Ok(())
