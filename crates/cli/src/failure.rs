@@ -92,6 +92,9 @@ fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<upstream::Error>() {
         return error.hint();
     }
+    if let Some(error) = cause.downcast_ref::<serve::Error>() {
+        return error.hint();
+    }
     if let Some(error) = cause.downcast_ref::<kinds::Error>() {
         return error.hint();
     }

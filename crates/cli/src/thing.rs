@@ -94,7 +94,7 @@ pub(crate) fn label(repository: &Repository, name: &str) -> String {
 pub(crate) fn line(hit: &Hit) -> String {
     let Hit { repository, entry } = hit;
     let bytes = if repository.kind == Kind::Image { String::new() } else { format!("  {}", size(entry.size)) };
-    format!("{:<5}  {}  {}{bytes}", repository.kind, label(repository, &entry.name), entry.digest)
+    format!("{:<5}  {}  {}{bytes}", repository.kind.as_str(), label(repository, &entry.name), entry.digest)
 }
 
 /// An entry as a value.

@@ -4,7 +4,7 @@
 //! how many, instead of slowing pulls.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
@@ -88,7 +88,7 @@ impl Log {
 }
 
 /// Writes what waits, all of it at once, until every sender is gone.
-fn write(lines: &Receiver<Line>, mut to: Box<dyn Write + Send>, path: &PathBuf) {
+fn write(lines: &Receiver<Line>, mut to: Box<dyn Write + Send>, path: &Path) {
     let mut batch = Vec::new();
     while let Ok(first) = lines.recv() {
         batch.clear();

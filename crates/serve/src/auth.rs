@@ -43,6 +43,12 @@ pub(crate) enum Caller {
     Admin,
 }
 
+impl Caller {
+    pub(crate) fn may_read(self, settings: &Settings) -> bool {
+        settings.anonymous || self == Self::Admin
+    }
+}
+
 /// The connection that a request came by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
@@ -69,15 +75,14 @@ impl Gate {
     /// Reads the site's secrets, making those that are not there. The token is returned only when it was made now.
     pub(crate) async fn open(store: &Store) -> Result<(Self, Option<String>)> {
         let mut made = None;
-        let hash = match store.document(ADMIN_DOCUMENT).await? {
-            Some(hash) => hash,
-            None => {
-                let token = new_token()?;
-                write_token(store.folder(), &token)?;
-                let hash = store.document_once(ADMIN_DOCUMENT, Digest::of(token.as_bytes()).as_bytes()).await?;
-                made = Some(token).filter(|token| Digest::of(token.as_bytes()).as_bytes() == hash);
-                hash
-            }
+        let hash = if let Some(hash) = store.document(ADMIN_DOCUMENT).await? {
+            hash
+        } else {
+            let token = new_token()?;
+            write_token(store.folder(), &token)?;
+            let hash = store.document_once(ADMIN_DOCUMENT, Digest::of(token.as_bytes()).as_bytes()).await?;
+            made = Some(token).filter(|token| Digest::of(token.as_bytes()).as_bytes() == hash);
+            hash
         };
         let mut fresh = [0; 32];
         rand::fill(&mut fresh).map_err(|_| Error::Random)?;
@@ -113,7 +118,7 @@ impl Gate {
         match caller {
             Some(Caller::Admin) => may_carry(peer, settings).map(|()| Caller::Admin),
             Some(caller) => Ok(caller),
-            None => Err(self.refuse(headers, peer, None)),
+            None => Err(Self::refuse(headers, peer, None)),
         }
     }
 
@@ -155,7 +160,7 @@ impl Gate {
     }
 
     /// 401 with a Bearer challenge and no other: docker and skopeo send credentials for pushes only after that.
-    pub(crate) fn refuse(&self, headers: &HeaderMap, peer: &Peer, scope: Option<&str>) -> Refusal {
+    pub(crate) fn refuse(headers: &HeaderMap, peer: &Peer, scope: Option<&str>) -> Refusal {
         let message = if headers.contains_key(AUTHORIZATION) {
             format!("these credentials are wrong or have expired; {ANOTHER}")
         } else {
@@ -168,50 +173,10 @@ impl Gate {
             .and_then(|value| value.to_str().ok())
             .filter(|host| artifact::normalise_host(host).is_some());
         let host = host.map_or_else(|| peer.local.to_string(), str::to_owned);
-        let mut challenge = format!("Bearer realm=\"{scheme}://{host}/token\",service=\"naru\"");
-        if let Some(scope) = scope {
-            challenge.push_str(&format!(",scope=\"{scope}\""));
-        }
+        let scope = scope.map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
+        let challenge = format!("Bearer realm=\"{scheme}://{host}/token\",service=\"naru\"{scope}");
         refusal.challenge = Some(challenge);
         refusal
-    }
-
-    /// Whether a caller may read from a repository.
-    ///
-    /// # Errors
-    /// The refusal to answer with.
-    pub(crate) fn may_read(
-        &self,
-        caller: Caller,
-        settings: &Settings,
-        headers: &HeaderMap,
-        peer: &Peer,
-        name: &str,
-    ) -> Result<(), Refusal> {
-        if settings.anonymous || caller == Caller::Admin {
-            return Ok(());
-        }
-        Err(self.refuse(headers, peer, Some(&format!("repository:{name}:pull"))))
-    }
-
-    /// Whether a caller may write to a repository.
-    ///
-    /// # Errors
-    /// The refusal to answer with.
-    pub(crate) fn may_write(
-        &self,
-        caller: Caller,
-        settings: &Settings,
-        headers: &HeaderMap,
-        peer: &Peer,
-        name: &str,
-    ) -> Result<(), Refusal> {
-        if caller == Caller::Admin {
-            return Ok(());
-        }
-        // Asking for credentials here would have them sent in the clear.
-        may_carry(peer, settings)?;
-        Err(self.refuse(headers, peer, Some(&format!("repository:{name}:pull,push"))))
     }
 }
 

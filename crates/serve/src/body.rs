@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use artifact::Digest;
@@ -14,6 +14,7 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::task::JoinHandle;
 
 use crate::access::Pending;
+use crate::sendfile::{self, Mapping, Sending};
 
 /// Bytes of one read. More buys nothing under TLS, whose records have 16 KiB, and a thousand slow clients hold one each.
 const CHUNK: usize = 64 * 1024;
@@ -24,11 +25,21 @@ pub(crate) struct OpenBlob {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     file: File,
+    mapping: OnceLock<Option<Mapping>>,
 }
 
 impl OpenBlob {
     pub(crate) fn new(digest: Digest, size: u64, file: File) -> Self {
-        Self { digest, size, file }
+        Self { digest, size, file, mapping: OnceLock::new() }
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Its bytes as addresses, for [`sendfile`](crate::sendfile); made when it is first wanted.
+    pub(crate) fn mapping(&self) -> Option<&Mapping> {
+        self.mapping.get_or_init(|| Mapping::new(&self.file, self.size)).as_ref()
     }
 }
 
@@ -54,6 +65,8 @@ struct Stretch {
     offset: u64,
     end: u64,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
+    /// The connection's, when the kernel is to send the bytes itself.
+    sending: Option<Arc<Sending>>,
 }
 
 impl Body {
@@ -64,7 +77,14 @@ impl Body {
     /// `length` bytes of a blob from `start`; both inside it.
     pub(crate) fn stretch(blob: Arc<OpenBlob>, start: u64, length: u64) -> Self {
         let end = start.saturating_add(length).min(blob.size);
-        Self::of(Content::Stretch(Stretch { blob, offset: start, end, reading: None }))
+        Self::of(Content::Stretch(Stretch { blob, offset: start, end, reading: None, sending: None }))
+    }
+
+    /// Has the kernel send a stretch of a file itself, over the connection that this belongs to.
+    pub(crate) fn by_sendfile(&mut self, sending: &Arc<Sending>) {
+        if let Content::Stretch(stretch) = &mut self.content {
+            stretch.sending = Some(Arc::clone(sending));
+        }
     }
 
     /// Has `pending` told when the last byte is handed over, or the client is gone.
@@ -137,7 +157,21 @@ impl http_body::Body for Body {
 impl Stretch {
     /// From the page cache where the bytes are, without a change of thread; else a blocking thread fetches them.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if let Some(sending) = self.sending.as_ref().filter(|_| self.reading.is_none()) {
+            if sendfile::is_cached(&self.blob, self.offset, self.end) {
+                if let Some(bytes) = sending.token(&self.blob, self.offset, self.end) {
+                    self.offset += bytes.len() as u64;
+                    return Poll::Ready(Ok(bytes));
+                }
+            }
+        }
         let want = usize::try_from(self.end - self.offset).unwrap_or(CHUNK).min(CHUNK);
+        if self.reading.is_none() && self.sending.is_some() && self.blob.mapping().is_some() {
+            // Empty bytes stand for: now they are in memory.
+            let (blob, offset, end) = (Arc::clone(&self.blob), self.offset, self.end);
+            self.reading =
+                Some(tokio::task::spawn_blocking(move || sendfile::warm(&blob, offset, end).map(|()| Bytes::new())));
+        }
         if self.reading.is_none() {
             let mut buffer = vec![0; want];
             match preadv2(&self.blob.file, &mut [IoSliceMut::new(&mut buffer)], self.offset, ReadWriteFlags::NOWAIT) {
@@ -163,7 +197,16 @@ impl Stretch {
         let read = ready!(Pin::new(reading).poll(context));
         self.reading = None;
         Poll::Ready(match read.map_err(io::Error::from).and_then(|read| read) {
-            Ok(bytes) if bytes.is_empty() => Err(self.short()),
+            Ok(bytes) if bytes.is_empty() => {
+                let sending = self.sending.as_ref();
+                match sending.and_then(|sending| sending.token(&self.blob, self.offset, self.end)) {
+                    Some(bytes) => {
+                        self.offset += bytes.len() as u64;
+                        Ok(bytes)
+                    }
+                    None => Err(self.short()),
+                }
+            }
             Ok(bytes) => {
                 self.offset += bytes.len() as u64;
                 Ok(bytes)

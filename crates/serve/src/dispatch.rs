@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use crate::access::{Line, Pending};
-use crate::auth::{Caller, Peer, TOKEN_SECONDS, may_carry};
+use crate::auth::{Caller, Gate, Peer, TOKEN_SECONDS, may_carry};
 use crate::body::Body;
 use crate::content::DOCKER_CONTENT_DIGEST;
 use crate::metrics::Route;
@@ -19,7 +19,7 @@ use crate::refusal::Refusal;
 use crate::registry::{self, Call};
 use crate::router::{self, Action};
 use crate::site::Site;
-use crate::{files, page};
+use crate::{files, page, setup};
 
 /// Answers a request. Never fails: what goes wrong is an answer too.
 pub(crate) async fn answer(site: &Arc<Site>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
@@ -63,7 +63,7 @@ async fn identified(site: &Arc<Site>, peer: &Peer, request: Request<Incoming>) -
     let reading = matches!(head.method, Method::GET | Method::HEAD);
     let host = head.headers.get(HOST).and_then(|value| value.to_str().ok()).or_else(|| head.uri.host());
     // The warm path: what was asked in these words before, by whoever may read, is in memory.
-    let key = (reading && (settings.anonymous || caller == Caller::Admin)).then(|| {
+    let key = (reading && caller.may_read(&settings)).then(|| {
         let mut key = String::with_capacity(160);
         let _ = write!(key, "{} {}", host.unwrap_or_default(), head.uri);
         key
@@ -160,7 +160,7 @@ async fn own(call: Call<'_>, action: Action, body: Incoming) -> Result<Response<
             files::answer(&call, &host, &path, &base).await
         }
         Action::Home => page::home(&call).await,
-        Action::Setup(client) => Err(Refusal::not_found(format!("there is no configuration for `{client}` here"))),
+        Action::Setup(client) => setup::answer(&call, &client).await,
         Action::Health => Ok(text("ok\n")),
         Action::Ready => {
             // The catalog answers, or this does not.
@@ -213,7 +213,7 @@ async fn token(call: &Call<'_>, body: Incoming) -> Result<Response<Body>, Refusa
             if !gate.is_admin(&word) {
                 let mut headers = HeaderMap::new();
                 headers.insert(http::header::AUTHORIZATION, HeaderValue::from_static("form"));
-                return Err(gate.refuse(&headers, call.peer, None));
+                return Err(Gate::refuse(&headers, call.peer, None));
             }
             caller = Caller::Admin;
         }

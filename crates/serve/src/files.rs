@@ -1,6 +1,8 @@
 //! `/files/HOST/PATH`: files as they lie at their origin, and folders as lists of them. The same answers any path
 //! with `Host: HOST`, so scripts with hard-coded addresses work after a DNS take-over.
 
+use std::fmt::Write as _;
+
 use artifact::{Digest, Repository, valid_path};
 use http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Response, StatusCode};
@@ -34,10 +36,7 @@ struct Row {
 /// A file, or a folder's list. `base` is the path of the host's root as the client sees it.
 pub(crate) async fn answer(call: &Call<'_>, host: &str, path: &str, base: &str) -> Result<Response<Body>, Refusal> {
     let repository = Repository::files(host);
-    {
-        let gate = call.site.gate.load();
-        gate.may_read(call.caller, &call.site.settings(), call.headers, call.peer, &repository.to_string())?;
-    }
+    call.may_read(&repository.to_string())?;
     if path.is_empty() || path.ends_with('/') {
         return folder(call, &repository, path, base).await;
     }
@@ -125,13 +124,14 @@ fn listing(call: &Call<'_>, title: &str, rows: Vec<Row>, base: &str, up: bool) -
     for row in rows {
         let size = row.size.map(|size| size.to_string()).unwrap_or_default();
         let digest = row.digest.map(|digest| digest.to_string()).unwrap_or_default();
-        text.push_str(&format!(
-            "<tr><td><a href=\"{}{}\">{}</a></td><td class=n>{size}</td><td>{}</td><td><code>{digest}</code></td></tr>\n",
+        let _ = writeln!(
+            text,
+            "<tr><td><a href=\"{}{}\">{}</a></td><td class=n>{size}</td><td>{}</td><td><code>{digest}</code></td></tr>",
             escape(base),
             escape(&url_path(&row.name)),
             escape(&row.name),
             row.modified.unwrap_or_default(),
-        ));
+        );
     }
     text.push_str("</table>\n");
     html(title, &text)

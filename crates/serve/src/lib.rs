@@ -38,6 +38,8 @@ mod page;
 mod range;
 mod refusal;
 mod registry;
+mod sendfile;
+mod setup;
 
 pub use auth::renew_admin_token;
 pub use config::Config;

@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::auth::Peer;
 use crate::dispatch;
+use crate::sendfile::{Sending, Wire};
 use crate::site::Site;
 use crate::{Error, Result};
 
@@ -119,7 +120,7 @@ async fn converse(
     match speaks {
         Speaks::Both(acceptor) if hello => {
             let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
-            serve(site, stream, Peer { remote, local, tls: true }, watcher).await
+            serve(site, stream, Peer { remote, local, tls: true }, None, watcher).await
         }
         Speaks::Plain if hello => {
             const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\
@@ -130,15 +131,31 @@ async fn converse(
             stream.write_all(ANSWER).await?;
             stream.shutdown().await
         }
-        Speaks::Both(_) | Speaks::Plain => serve(site, stream, Peer { remote, local, tls: false }, watcher).await,
+        Speaks::Both(_) | Speaks::Plain => {
+            let sending = Arc::new(Sending::default());
+            let wire = Wire::new(stream, Arc::clone(&sending));
+            serve(site, wire, Peer { remote, local, tls: false }, Some(sending), watcher).await
+        }
     }
 }
 
-async fn serve<S>(site: &Arc<Site>, stream: S, peer: Peer, watcher: Watcher) -> io::Result<()>
+async fn serve<S>(
+    site: &Arc<Site>,
+    stream: S,
+    peer: Peer,
+    sending: Option<Arc<Sending>>,
+    watcher: Watcher,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request| async { Ok::<_, Infallible>(dispatch::answer(site, &peer, request).await) });
+    let service = service_fn(|request| async {
+        let mut response = dispatch::answer(site, &peer, request).await;
+        if let Some(sending) = &sending {
+            response.body_mut().by_sendfile(sending);
+        }
+        Ok::<_, Infallible>(response)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)

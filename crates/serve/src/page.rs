@@ -1,4 +1,4 @@
-//! `/`: what is here and how to use it, as one plain page without scripts. And `/setup/CLIENT`.
+//! `/`: what is here and how to use it, as one plain page without scripts.
 
 use std::fmt::Write as _;
 
@@ -68,10 +68,7 @@ pub(crate) fn url_path(path: &str) -> String {
 
 /// The page, or what a search found (`?q=`).
 pub(crate) async fn home(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
-    {
-        let gate = call.site.gate.load();
-        gate.may_read(call.caller, &call.site.settings(), call.headers, call.peer, "*")?;
-    }
+    call.may_read("*")?;
     let query = parameter(call.query, "q").unwrap_or_default();
     let mut text = format!(
         "<h1>Naru</h1>\n<form><input name=q size=40 value=\"{}\" placeholder=\"search names\"> <button>Search</button></form>\n",

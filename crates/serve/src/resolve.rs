@@ -173,7 +173,7 @@ async fn search(
             }
         }
     }
-    choose(site, settings, name, found).ok_or_else(|| match sought {
+    choose(site, settings, name, &found).ok_or_else(|| match sought {
         Sought::Manifest(reference) => Refusal::manifest_unknown(name, &reference.text()),
         Sought::Blob(digest) => Refusal::blob_unknown(name, digest),
         Sought::Anything => Refusal::repository_unknown(&Repository::image("", name)),
@@ -185,7 +185,7 @@ fn choose(
     site: &Site,
     settings: &Settings,
     name: &str,
-    found: Vec<(Repository, Option<Digest>)>,
+    found: &[(Repository, Option<Digest>)],
 ) -> Option<Result<Repository, Refusal>> {
     let preferred =
         || settings.order.iter().find_map(|host| found.iter().find(|(repository, _)| repository.host == *host));

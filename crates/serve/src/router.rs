@@ -22,6 +22,7 @@ use crate::refusal::Refusal;
 
 /// What a request asks for: the route table, the metrics' label and what the access log says.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is moved once")]
 pub(crate) enum Action {
     /// `end-1`.
     Ping,

@@ -23,7 +23,7 @@ use crate::tls::{self, Certificates};
 use crate::{Config, Result};
 
 /// How long pulls may go on after the server was told to end.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 /// Between looks at certificates and idle uploads.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// Descriptors kept for the catalog, uploads, logs.

@@ -32,7 +32,7 @@ pub(crate) struct Site {
     store: Store,
     settings: ArcSwap<Settings>,
     known: ArcSwap<Known>,
-    warm: Cache<Box<str>, Arc<Warm>>,
+    warm: Cache<String, Arc<Warm>>,
     /// The store's version that `warm` was last cleared for.
     warm_version: AtomicU64,
     open: Cache<String, Arc<OpenBlob>>,
@@ -86,7 +86,7 @@ impl Site {
         addresses: Addresses,
         open_files: u64,
     ) -> Self {
-        let weigh = |key: &Box<str>, warm: &Arc<Warm>| {
+        let weigh = |key: &String, warm: &Arc<Warm>| {
             let bytes = match &warm.thing.bytes {
                 Source::Memory(bytes) => u32::try_from(bytes.len()).unwrap_or(u32::MAX),
                 // An open file is a descriptor more than bytes.
@@ -154,7 +154,7 @@ impl Site {
     /// Remembers an answer that was found while the store had `version`.
     pub(crate) fn remember(&self, key: String, version: u64, meant: Meant, thing: Thing) {
         if version == self.store.version() {
-            self.warm.insert(key.into_boxed_str(), Arc::new(Warm { version, meant, thing }));
+            self.warm.insert(key, Arc::new(Warm { version, meant, thing }));
         }
     }
 

@@ -50,7 +50,7 @@ struct Shown {
 }
 
 enum Source {
-    Site { authority: Authority, names: Vec<String> },
+    Site { authority: Box<Authority>, names: Vec<String> },
     Given { cert: PathBuf, key: PathBuf, seen: Option<(SystemTime, SystemTime)> },
 }
 
@@ -86,7 +86,7 @@ impl Certificates {
     async fn source(store: &Store, config: &Config, names: Vec<String>) -> Result<Source> {
         match (&config.cert, &config.key) {
             (Some(cert), Some(key)) => Ok(Source::Given { cert: cert.clone(), key: key.clone(), seen: None }),
-            (None, None) => Ok(Source::Site { authority: Authority::open(store).await?, names }),
+            (None, None) => Ok(Source::Site { authority: Box::new(Authority::open(store).await?), names }),
             (Some(path), None) | (None, Some(path)) => Err(Error::Certificate {
                 path: path.clone(),
                 why: "a certificate and its key are given together, or neither".to_owned(),

@@ -66,9 +66,9 @@ pub enum Error {
         /// What was asked for.
         url: String,
         /// The digest that was asked for, or that the server's header names.
-        expected: Digest,
+        expected: Box<Digest>,
         /// The digest of what came.
-        found: Digest,
+        found: Box<Digest>,
     },
     /// A page for people came in place of the thing, as filtering proxies send it.
     #[error("{url}: a web page came instead: \"{words}\"")]
@@ -243,6 +243,10 @@ impl Error {
             | Self::Config { .. }
             | Self::Sink(_) => return None,
         })
+    }
+
+    pub(crate) fn mismatch(url: impl Into<String>, expected: Digest, found: Digest) -> Self {
+        Self::Mismatch { url: url.into(), expected: Box::new(expected), found: Box::new(found) }
     }
 
     /// What the upstream asks to wait.

@@ -12,9 +12,12 @@ mod install;
 mod lock;
 mod ls;
 mod pull;
+mod quickstart;
 mod restore;
 mod rm;
 mod search;
+mod serve;
+mod setup;
 mod show;
 mod why;
 
@@ -27,6 +30,7 @@ use store::{Applied, Replaced, Store};
 
 use crate::environment::Environment;
 use crate::exit::Exit;
+use crate::signals;
 use crate::terminal::Speaker;
 use crate::thing;
 
@@ -67,6 +71,12 @@ pub(crate) enum Command {
     Pull(pull::Request),
     #[command(flatten)]
     InStore(InStore),
+    /// Serves the store to clients
+    Serve(serve::Request),
+    /// Makes the whole journey on this machine, on real input, and leaves nothing behind
+    Quickstart(quickstart::Request),
+    /// Prints the configuration with which a client pulls from here
+    Setup(setup::Request),
     /// Sets this machine up to serve: binary, user, folders, unit, labels, firewall
     Install(install::Request),
     /// Makes Naru itself into an image, without docker
@@ -102,6 +112,10 @@ pub(crate) async fn run_until(
     voice: &Speaker,
     end: impl Future<Output = Exit>,
 ) -> anyhow::Result<Exit> {
+    if let Command::Serve(request) = &command {
+        // A server ends by itself, when its pulls have.
+        return serve::run(request, context, voice, end).await;
+    }
     tokio::select! {
         result = run(command, context, voice) => result,
         exit = end => Ok(exit),
@@ -114,12 +128,19 @@ pub(crate) async fn run_until(
 pub(crate) enum Work {
     InStore(InStore),
     Pull(Box<pull::Order>),
+    Setup(setup::Order),
 }
 
 /// Carries a command out.
 async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let (work, files) = match command {
         Command::Init => return init::run(context, voice),
+        Command::Setup(request) => match setup::run(&request, context, voice).await? {
+            Some(work) => (work, Vec::new()),
+            None => return Ok(Exit::Done),
+        },
+        Command::Serve(request) => return serve::run(&request, context, voice, signals::end()).await,
+        Command::Quickstart(request) => return quickstart::run(&request, context, voice).await,
         Command::Install(request) => return install::run(&request, context, voice),
         Command::Lock(request) => return lock::run(&request, context, voice).await,
         Command::Image(request) => return image::run(request, context, voice).await,
@@ -146,6 +167,7 @@ async fn carry_out(work: &Work, _files: Vec<File>, store: &Store, voice: &Speake
     match work {
         Work::InStore(command) => in_store(command, store, voice).await,
         Work::Pull(order) => pull::run(store, order, voice).await,
+        Work::Setup(order) => setup::of_own(store, order, voice).await,
     }
 }
 

@@ -5,7 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderName, LINK};
 use http::{HeaderValue, Response};
 use serde_json::json;
 
-use crate::auth::Caller;
+use crate::auth::Gate;
 use crate::body::Body;
 use crate::refusal::Refusal;
 use crate::registry::{Call, json as document, name_the_namespace};
@@ -51,9 +51,8 @@ pub(crate) async fn tags(
 
 /// Every image repository: local ones by their name, others with their host.
 pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Body>, Refusal> {
-    let settings = call.site.settings();
-    if !settings.anonymous && call.caller != Caller::Admin {
-        return Err(call.site.gate.load().refuse(call.headers, call.peer, Some("registry:catalog:*")));
+    if !call.caller.may_read(&call.site.settings()) {
+        return Err(Gate::refuse(call.headers, call.peer, Some("registry:catalog:*")));
     }
     let store = call.site.store();
     let most = page.n.unwrap_or(MOST).min(MOST) as usize;
@@ -117,7 +116,7 @@ pub(crate) async fn referrers(
     };
     let mut manifests = Vec::new();
     if let Some(meant) = &meant {
-        call.may_read(meant)?;
+        call.may_read(&meant.repository.to_string())?;
         for referrer in call.site.store().referrers(&meant.repository, subject).await? {
             if artifact_type.is_some_and(|wanted| referrer.artifact_type.as_deref() != Some(wanted)) {
                 continue;

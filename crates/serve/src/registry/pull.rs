@@ -24,7 +24,7 @@ pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Referenc
         }
         other => other?,
     };
-    call.may_read(&meant)?;
+    call.may_read(&meant.repository.to_string())?;
     let repository = &meant.repository;
     let missing = || Refusal::manifest_unknown(&repository.to_string(), &reference.text());
     let digest = match reference {
@@ -49,7 +49,7 @@ pub(crate) async fn blob(call: Call<'_>, asked: &Asked, digest: &Digest) -> Resu
     let store = call.site.store();
     let version = store.version();
     let meant = resolve::to_read(call.site, asked, Sought::Blob(digest)).await?;
-    call.may_read(&meant)?;
+    call.may_read(&meant.repository.to_string())?;
     let repository = &meant.repository;
     let Some(blob) = store.granted_blob(repository, digest).await? else {
         let missing = || Refusal::blob_unknown(&repository.to_string(), digest);

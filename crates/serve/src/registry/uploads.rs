@@ -29,7 +29,7 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 /// Sessions at a time.
 const MOST: usize = 1024;
 /// A session that nobody has asked about for so long is dropped with its bytes.
-const IDLE: Duration = Duration::from_secs(3600);
+const IDLE: Duration = Duration::from_hours(1);
 /// Pieces of a body that may wait for the disk.
 const WAITING: usize = 8;
 
@@ -133,7 +133,7 @@ pub(crate) async fn mount(
     if let Some(source) = source {
         // `from` is spelled like any name, so the same rules find it.
         let from = resolve::to_read(call.site, &source, Sought::Blob(digest)).await.ok();
-        let from = from.filter(|from| call.may_read(from).is_ok());
+        let from = from.filter(|from| call.may_read(&from.repository.to_string()).is_ok());
         if let Some(from) = from {
             if store.granted_blob(&from.repository, digest).await?.is_some() {
                 let mut change = Change::new();

@@ -30,12 +30,11 @@ impl Authority {
             Some(bytes) => bytes,
             None => store.document_once(DOCUMENT, new_authority()?.as_bytes()).await?,
         };
-        let leaf = match store.document(LEAF_DOCUMENT).await? {
-            Some(bytes) => bytes,
-            None => {
-                let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-                store.document_once(LEAF_DOCUMENT, key.serialize_pem().as_bytes()).await?
-            }
+        let leaf = if let Some(bytes) = store.document(LEAF_DOCUMENT).await? {
+            bytes
+        } else {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+            store.document_once(LEAF_DOCUMENT, key.serialize_pem().as_bytes()).await?
         };
         let damaged = || Error::Authority(rcgen::Error::CouldNotParseCertificate);
         let text = String::from_utf8(text).map_err(|_| damaged())?;

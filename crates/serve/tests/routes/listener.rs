@@ -1,1 +1,165 @@
+//! One port, two protocols.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, Method};
+use serve::{Config, Error, Server};
+use store::Store;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::{Site, on_loopback};
+
+fn trusting(pem: &str) -> Client {
+    let ca = Certificate::from_pem(pem.as_bytes()).unwrap();
+    Client::builder().no_proxy().tls_certs_only([ca]).build().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_and_plain_on_one_port() {
+    let site = Site::with(Config { san: vec!["10.96.0.50".to_owned()], ..on_loopback() }).await;
+    // More than a few records, whichever way they are read.
+    let text = "tls ".repeat(200_000);
+    let image = site.image("docker.io", "library/app", "1", &text).await;
+    let address = site.server.address();
+    let client = trusting(&site.server.authority_pem().unwrap());
+    let port = address.port();
+    for url in [format!("https://{address}"), format!("https://localhost:{port}"), site.url.clone()] {
+        let blob = format!("{url}/v2/library/app/blobs/{}?ns=docker.io", image.layer);
+        let answer = client.get(blob).send().await.unwrap();
+        assert_eq!(answer.version(), reqwest::Version::HTTP_11);
+        assert_eq!(answer.text().await.unwrap(), text, "{url}");
+    }
+    let ping = client.get(format!("https://{address}/v2/")).send().await.unwrap();
+    let challenge = ping.headers()["www-authenticate"].to_str().unwrap();
+    assert!(challenge.starts_with(&format!("Bearer realm=\"https://{address}/token\"")), "{challenge}");
+    // Who does not know the CA does not get through.
+    assert!(site.client.get(format!("https://{address}/")).send().await.is_err());
+    assert!(site.server.names().contains(&"10.96.0.50".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_alone_tells_a_tls_client() {
+    let site = Site::with(Config { plain: "127.0.0.1:0".parse().ok(), ..on_loopback() }).await;
+    site.image("docker.io", "library/app", "1", "x").await;
+    let plain = site.server.plain_address().unwrap();
+    let url = format!("http://{plain}/v2/library/app/manifests/1?ns=docker.io");
+    assert_eq!(site.client.get(url).send().await.unwrap().status(), 200);
+    // The beginning of a TLS hello.
+    let mut stream = TcpStream::connect(plain).await.unwrap();
+    stream.write_all(&[0x16, 3, 1, 0, 100, 1, 0, 0, 96, 3, 3]).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(&format!("Content-Length: {}", body.len())), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_given_certificate_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let make = || {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        made.cert.pem()
+    };
+    let first = make();
+    let config = Config { cert: Some(cert.clone()), key: Some(key.clone()), ..on_loopback() };
+    let site = Site::with(config.clone()).await;
+    assert_eq!(site.server.authority_pem(), None);
+    let url = format!("https://localhost:{}/healthz", site.server.address().port());
+    assert!(trusting(&first).get(&url).send().await.is_ok());
+    let second = make();
+    site.server.reload(&config).await.unwrap();
+    assert!(trusting(&second).get(&url).send().await.is_ok());
+    assert!(trusting(&first).get(&url).send().await.is_err());
+    // What cannot be used changes nothing.
+    std::fs::write(&key, "nonsense").unwrap();
+    assert!(matches!(site.server.reload(&config).await, Err(Error::Certificate { path, .. }) if path == key));
+    assert!(trusting(&second).get(&url).send().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_in_use() {
+    let site = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let config = Config { listen: site.server.address(), ..Config::default() };
+    let error = Server::bind(store.clone(), config).await.err().unwrap();
+    let text = error.to_string();
+    assert!(
+        text.contains(&site.server.address().to_string()) && text.contains(&std::process::id().to_string()),
+        "{text}"
+    );
+    assert!(error.hint().unwrap().contains("--listen"));
+    let elsewhere: SocketAddr = "192.0.2.1:5000".parse().unwrap();
+    let config = Config { listen: elsewhere, ..Config::default() };
+    assert!(matches!(Server::bind(store, config).await, Err(Error::Listen { address, .. }) if address == elsewhere));
+}
+
+/// A pull that is under way when the server ends is finished; connections that wait for nothing end at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn ends_gracefully() {
+    let mut site = Site::start().await;
+    let text = "slow ".repeat(4_000_000);
+    let image = site.image("docker.io", "library/app", "1", &text).await;
+    let mut stream = TcpStream::connect(site.server.address()).await.unwrap();
+    let request = format!("GET /v2/library/app/blobs/{}?ns=docker.io HTTP/1.1\r\nHost: x\r\n\r\n", image.layer);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut begun = [0; 1000];
+    stream.read_exact(&mut begun).await.unwrap();
+    let _idle = TcpStream::connect(site.server.address()).await.unwrap();
+    let address = site.server.address();
+    let stopping = tokio::spawn(async move {
+        site.stop().await;
+        site
+    });
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    let whole = [&begun[..], &rest].concat();
+    let body = whole.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    assert!(whole[body..] == *text.as_bytes(), "{} of {} bytes", whole.len() - body, text.len());
+    stopping.await.unwrap();
+}
+
+/// Many requests in one go, answered in their order: bodies that the kernel sends do not overtake the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined() {
+    let site = Site::start().await;
+    let (one, two) = ("1".repeat(300_000), "2".repeat(1_500_000));
+    let first = site.image("docker.io", "a", "1", &one).await;
+    let second = site.image("docker.io", "a", "2", &two).await;
+    // docker.io/a is docker.io/library/a to every client; here it is asked for as it was stored.
+    let first_path = format!("/v2/a/blobs/{}", first.layer);
+    let second_path = format!("/v2/a/blobs/{}", second.layer);
+    let mut stream = TcpStream::connect(site.server.address()).await.unwrap();
+    let mut requests = String::new();
+    for (path, close) in [(&first_path, ""), (&second_path, ""), (&first_path, "Connection: close\r\n")] {
+        requests.push_str(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n{close}\r\n"));
+    }
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let mut rest = answer.as_slice();
+    for expected in [&one, &two, &one] {
+        let body = rest.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        assert!(rest[body..].starts_with(expected.as_bytes()));
+        rest = &rest[body + expected.len()..];
+    }
+    assert!(rest.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_have_an_end() {
+    let site = Site::start().await;
+    let long = "x".repeat(100_000);
+    let answer = site.request(Method::GET, "/healthz").header("x-long", long).send().await;
+    assert!(answer.is_err() || answer.unwrap().status() == 431);
+    assert_eq!(site.get("/healthz").await.status(), 200);
+}

@@ -1,1 +1,154 @@
+use artifact::Digest;
+use reqwest::Method;
 
+use crate::support::{Site, header, refusal};
+
+async fn begin(site: &Site, name: &str) -> String {
+    let answer = site.admin(Method::POST, &format!("/v2/{name}/blobs/uploads/")).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), header(&answer, "range")), (202, "0-0"));
+    assert!(!header(&answer, "docker-upload-uuid").is_empty());
+    header(&answer, "location").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_one_put() {
+    let site = Site::start().await;
+    let bytes = vec![7_u8; 3_000_000];
+    let digest = Digest::of(&bytes);
+    let location = begin(&site, "app").await;
+    let answer =
+        site.admin(Method::PUT, &format!("{location}?digest={digest}")).body(bytes.clone()).send().await.unwrap();
+    assert_eq!(answer.status(), 201);
+    assert_eq!(header(&answer, "docker-content-digest"), digest.to_string());
+    let blob = header(&answer, "location").to_owned();
+    assert_eq!(blob, format!("/v2/app/blobs/{digest}"));
+    assert_eq!(site.get(&blob).await.bytes().await.unwrap(), bytes);
+    // The session is over.
+    let again = site.admin(Method::PUT, &format!("{location}?digest={digest}")).body(bytes).send().await.unwrap();
+    assert_eq!(refusal(again).await.1, "BLOB_UPLOAD_UNKNOWN");
+    // Nobody else's.
+    assert_eq!(site.get(&format!("/v2/other/blobs/{digest}")).await.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_chunks() {
+    let site = Site::start().await;
+    let bytes: Vec<u8> = (0..250).cycle().take(1_000_000).collect();
+    let digest = Digest::of(&bytes);
+    let location = begin(&site, "a/b").await;
+    let patch = |range: &'static str, part: &[u8]| {
+        site.admin(Method::PATCH, &location).header("content-range", range).body(part.to_vec()).send()
+    };
+    let first = patch("0-399999", &bytes[..400_000]).await.unwrap();
+    assert_eq!((first.status().as_u16(), header(&first, "range")), (202, "0-399999"));
+    // Out of order, and twice.
+    for range in ["500000-599999", "0-399999"] {
+        let (status, code, message) = refusal(patch(range, &bytes[..9]).await.unwrap()).await;
+        assert_eq!((status, code.as_str()), (416, "BLOB_UPLOAD_INVALID"));
+        assert!(message.contains("400000"), "{message}");
+    }
+    let status = site.admin(Method::GET, &location).send().await.unwrap();
+    assert_eq!((status.status().as_u16(), header(&status, "range")), (204, "0-399999"));
+    assert_eq!(patch("400000-899999", &bytes[400_000..900_000]).await.unwrap().status(), 202);
+    let last = site
+        .admin(Method::PUT, &format!("{location}?digest={digest}"))
+        .header("content-range", "900000-999999")
+        .body(bytes[900_000..].to_vec());
+    assert_eq!(last.send().await.unwrap().status(), 201);
+    assert_eq!(site.get(&format!("/v2/a/b/blobs/{digest}")).await.bytes().await.unwrap(), bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_session_and_wrong_bytes() {
+    let site = Site::start().await;
+    let digest = Digest::of(b"hello");
+    let post = |digest: &Digest, bytes: &'static [u8]| {
+        site.admin(Method::POST, &format!("/v2/app/blobs/uploads/?digest={digest}")).body(bytes).send()
+    };
+    let (status, code, message) = refusal(post(&digest, b"other").await.unwrap()).await;
+    assert_eq!((status, code.as_str()), (400, "DIGEST_INVALID"));
+    assert!(message.contains(&digest.to_string()), "{message}");
+    assert_eq!(site.get(&format!("/v2/app/blobs/{digest}")).await.status(), 404);
+    assert_eq!(post(&digest, b"hello").await.unwrap().status(), 201);
+    assert_eq!(site.get(&format!("/v2/app/blobs/{digest}")).await.text().await.unwrap(), "hello");
+    assert_eq!(post(&Digest::of(b""), b"").await.unwrap().status(), 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_and_of_another_repository() {
+    let site = Site::start().await;
+    let location = begin(&site, "app").await;
+    let stolen = location.replace("/app/", "/other/");
+    assert_eq!(site.admin(Method::PATCH, &stolen).body("x").send().await.unwrap().status(), 404);
+    assert_eq!(site.admin(Method::DELETE, &location).send().await.unwrap().status(), 204);
+    assert_eq!(site.admin(Method::PATCH, &location).body("x").send().await.unwrap().status(), 404);
+    assert_eq!(std::fs::read_dir(site.folder.path().join("partial")).unwrap().count(), 0, "nothing is left");
+}
+
+/// A client that is cut off goes on where the bytes that arrived end.
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_off() {
+    use tokio::io::AsyncWriteExt as _;
+    let site = Site::start().await;
+    let location = begin(&site, "app").await;
+    let bytes = vec![1_u8; 100_000];
+    let token = site.server.admin_token().unwrap();
+    let mut stream = tokio::net::TcpStream::connect(site.server.address()).await.unwrap();
+    let head = format!(
+        "PATCH {location} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 200000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    stream.shutdown().await.unwrap();
+    drop(stream);
+    // The status waits for whoever writes, and so tells the truth.
+    let status = site.admin(Method::GET, &location).send().await.unwrap();
+    let range = header(&status, "range").to_owned();
+    let there: usize = range.strip_prefix("0-").unwrap().parse::<usize>().unwrap() + 1;
+    assert!(there <= bytes.len(), "{range}");
+    let start = if there == 1 { 0 } else { there };
+    let rest = bytes[start..].to_vec();
+    let digest = Digest::of(&bytes);
+    let put = site.admin(Method::PUT, &format!("{location}?digest={digest}")).body(rest).send().await.unwrap();
+    assert_eq!(put.status(), 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mount() {
+    let site = Site::start().await;
+    let image = site.image("quay.io", "base", "1", "shared layer").await;
+    let post = |digest: &Digest, from: &str| {
+        site.admin(Method::POST, &format!("/v2/app/blobs/uploads/?mount={digest}&from={from}")).send()
+    };
+    let mounted = post(&image.layer, "quay.io/base").await.unwrap();
+    assert_eq!(
+        (mounted.status().as_u16(), header(&mounted, "location")),
+        (201, format!("/v2/app/blobs/{}", image.layer).as_str())
+    );
+    assert_eq!(site.get(&format!("/v2/app/blobs/{}", image.layer)).await.bytes().await.unwrap(), image.layer_bytes);
+    // What `from` does not show is uploaded instead.
+    assert_eq!(post(&Digest::of(b"no"), "quay.io/base").await.unwrap().status(), 202);
+    assert_eq!(post(&image.digest, "nowhere").await.unwrap().status(), 202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_a_mirrored_host_and_back() {
+    let site = Site::start().await;
+    site.image("quay.io", "base", "1", "x").await;
+    let digest = Digest::of(b"pushed");
+    let answer = site.admin(Method::POST, &format!("/v2/quay.io/base/blobs/uploads/?digest={digest}")).body("pushed");
+    assert_eq!(header(&answer.send().await.unwrap(), "location"), format!("/v2/quay.io/base/blobs/{digest}"));
+    assert_eq!(site.get(&format!("/v2/base/blobs/{digest}?ns=quay.io")).await.status(), 200);
+    // By `ns`, and the location leads back to the same repository.
+    let begun = site.admin(Method::POST, "/v2/base/blobs/uploads/?ns=quay.io").send().await.unwrap();
+    let location = header(&begun, "location").to_owned();
+    assert!(location.ends_with("?ns=quay.io"), "{location}");
+    let put =
+        site.admin(Method::PUT, &format!("{location}&digest={}", Digest::of(b"y"))).body("y").send().await.unwrap();
+    assert_eq!(put.status(), 201);
+    // With a prefix before `/v2`, the location has it too.
+    let begun = site.admin(Method::POST, "/quay.io/v2/base/blobs/uploads/").send().await.unwrap();
+    let location = header(&begun, "location").to_owned();
+    assert!(location.starts_with("/quay.io/v2/base/blobs/uploads/"), "{location}");
+    assert_eq!(site.admin(Method::DELETE, &location).send().await.unwrap().status(), 204);
+}
