@@ -259,15 +259,19 @@ impl Error {
                 }
             }
             Self::Document { meant: Some(meant), .. } => format!("`{meant}` was probably meant"),
+            Self::Document { path, .. } if path.extension().is_some_and(|ending| ending == "lock") => {
+                "`naru lock` writes it anew".to_owned()
+            }
+            Self::Document { .. } => {
+                "`naru init -f OTHER.yaml` writes an example of everything that it may hold".to_owned()
+            }
             Self::Disagree { .. } => "keep one of the two".to_owned(),
             Self::NewerLock { .. } => "use the naru that wrote it, or a newer one".to_owned(),
             Self::EditedLock { .. } => "change the packing list instead, and run `naru lock`".to_owned(),
             Self::UnknownUpdate { .. } => {
                 "name an image by its reference or repository, a file by its URL or path; `*` means all".to_owned()
             }
-            Self::Manifest { source: InvalidManifest::Schema1, .. } => {
-                "ask its publisher for a current image".to_owned()
-            }
+            Self::Manifest { .. } => "ask its publisher for a current image".to_owned(),
             Self::TooMany { .. } => "`referrers: false` leaves what refers to an image out".to_owned(),
             Self::NoPlatform { .. } => "give this image its own `platforms:`".to_owned(),
             Self::Checksum { .. } => "give the file its `sha256` instead".to_owned(),

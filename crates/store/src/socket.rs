@@ -81,7 +81,7 @@ impl Store {
         let path = self.folder().join(NAME);
         let _ = std::fs::remove_file(&path);
         let folder = open_folder(self.folder())?;
-        let listener = tokio::net::UnixListener::bind(short(&folder)).map_err(Error::io(&path))?;
+        let listener = tokio::net::UnixListener::bind(short(&path, &folder)).map_err(Error::io(&path))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(Error::io(&path))?;
         Ok(Socket { listener, path })
     }
@@ -203,7 +203,7 @@ pub fn call(
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let stream = match UnixStream::connect(short(&opened)) {
+    let stream = match UnixStream::connect(short(&path, &opened)) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
@@ -234,8 +234,11 @@ fn open_folder(folder: &Path) -> Result<File> {
     std::fs::OpenOptions::new().read(true).custom_flags(flags).open(folder).map_err(Error::io(folder))
 }
 
-/// Paths of sockets end at 107 bytes; a store's may be longer.
-fn short(folder: &File) -> PathBuf {
+/// Paths of sockets end at 107 bytes; a store's may be longer. Those that are not need no /proc.
+fn short(path: &Path, folder: &File) -> PathBuf {
+    if path.as_os_str().len() <= 107 {
+        return path.to_owned();
+    }
     PathBuf::from(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()))
 }
 
