@@ -48,7 +48,7 @@ impl Containerd {
         let url = mirror.url();
         let ca = mirror.ca.as_ref().map(|path| format!("ca = \"{}\"\n", path.display())).unwrap_or_default();
         let hosts =
-            format!("server = \"{url}\"\n{ca}\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  {ca}",);
+            format!("server = \"{url}\"\n{ca}\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  {ca}");
         folder.write("containerd/certs.d/_default/hosts.toml", hosts)?;
         let socket = work.join("s.sock");
         let configuration = format!(

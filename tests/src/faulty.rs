@@ -92,6 +92,12 @@ impl Faulty {
 
 /// One request a connection: it is told to close.
 fn carry(mut client: TcpStream, to: &str, choose: &Choice, log: &Mutex<Vec<Request>>) -> Result<()> {
+    let mut first = [0];
+    if client.peek(&mut first)? == 1 && first[0] == 0x16 {
+        // A TLS hello: what a plain server says to it.
+        client.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")?;
+        return Ok(());
+    }
     let Some((head, _)) = read_head(&mut client)? else { return Ok(()) };
     let mut words = head.split(' ');
     let (method, path) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());

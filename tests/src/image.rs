@@ -253,6 +253,17 @@ impl Image {
     }
 }
 
+/// The same application for two platforms, whose `/etc/marker` says `marker`.
+///
+/// # Errors
+/// As [`busybox`].
+pub fn application(folder: &Folder, marker: &str) -> Result<Image> {
+    let layer = busybox(folder, marker)?;
+    let amd64 = Image::single(Family::Oci, "linux/amd64", std::slice::from_ref(&layer));
+    let arm64 = Image::single(Family::Oci, "linux/arm64", &[layer]);
+    Ok(Image::index(Family::Oci, &[("linux/amd64", &amd64), ("linux/arm64", &arm64)]))
+}
+
 /// A layer with busybox, its links, and `/etc/marker` that says `marker`.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::folder::Folder;
 use crate::http;
+use crate::image::Image;
 use crate::process::{Daemon, Outcome};
 
 /// Where the binary is: `NARU_BINARY`, or beside this test in cargo's own folder.
@@ -98,6 +99,29 @@ impl Naru {
         Ok(outcome)
     }
 
+    /// Locks, pulls, and packs into volumes in `bundle`; proves them from there.
+    ///
+    /// # Errors
+    /// With what naru said.
+    pub fn pack(&self, bundle: &Path, arguments: &[&str]) -> Result<()> {
+        self.ok(["lock"])?;
+        self.ok(["pull"])?;
+        let out = [OsStr::new("pack"), OsStr::new("-o"), bundle.as_os_str()];
+        self.ok(out.into_iter().chain(arguments.iter().map(OsStr::new)))?;
+        self.ok([OsStr::new("verify"), bundle.as_os_str()])?;
+        Ok(())
+    }
+
+    /// Loads a bundle, and finds nothing wrong with the store then.
+    ///
+    /// # Errors
+    /// With what naru said.
+    pub fn load(&self, bundle: &Path) -> Result<()> {
+        self.ok([OsStr::new("load"), bundle.as_os_str()])?;
+        self.ok(["fsck"])?;
+        Ok(())
+    }
+
     /// Serves the store on a free port of loopback, until it is dropped.
     ///
     /// # Errors
@@ -142,6 +166,39 @@ impl Serving {
     /// A URL of it, plain HTTP.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// Compares every manifest and blob of an image with what is served for it, byte for byte.
+    ///
+    /// # Errors
+    /// With the first that differs.
+    pub fn holds(&self, repository: &str, image: &Image) -> Result<()> {
+        for document in &image.documents {
+            let url = self.url(&format!("/v2/{repository}/manifests/{}", document.digest));
+            let answer = http::get(&url)?;
+            ensure!(answer.status == 200, "{url}: {}: {}", answer.status, answer.text());
+            ensure!(answer.body == document.bytes, "{url}: other bytes: {}", answer.text());
+            let media_type = answer.header("content-type").unwrap_or_default();
+            ensure!(media_type == document.media_type, "{url}: {media_type}, not {}", document.media_type);
+            let digest = answer.header("docker-content-digest").unwrap_or_default();
+            ensure!(digest == document.digest, "{url}: it says {digest}");
+        }
+        for blob in &image.blobs {
+            let url = self.url(&format!("/v2/{repository}/blobs/{}", blob.digest));
+            ensure!(http::hash(&url)? == (blob.digest.clone(), blob.size), "{url}: other bytes");
+        }
+        Ok(())
+    }
+
+    /// The digest that a tag has, by HEAD as containerd asks.
+    ///
+    /// # Errors
+    /// When the answer is not 200.
+    pub fn digest_of(&self, repository: &str, tag: &str) -> Result<String> {
+        let url = self.url(&format!("/v2/{repository}/manifests/{tag}"));
+        let answer = http::head(&url)?;
+        ensure!(answer.status == 200, "{url}: {}", answer.status);
+        Ok(answer.header("docker-content-digest").context("no digest")?.to_owned())
     }
 
     /// Its site's CA, written into a file for clients.

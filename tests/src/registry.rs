@@ -3,11 +3,20 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::folder::Folder;
 use crate::http;
-use crate::image::{Blob, Content, Image};
+use crate::image::{Blob, Content, Document, Image, digest_of};
 use crate::process::{Daemon, find, free_port};
+
+/// What a client that wants the bytes as they are says that it takes.
+const EVERY_TYPE: [&str; 4] = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
 
 /// One docker-registry on loopback.
 #[derive(Debug)]
@@ -60,6 +69,35 @@ impl Registry {
             ensure!(answer.status == 201, "{url}: {}: {}", answer.status, answer.text());
         }
         Ok(())
+    }
+
+    /// Reads an image as this registry has it, all of it, whatever put it there.
+    ///
+    /// # Errors
+    /// When something of it is missing.
+    pub fn read(&self, repository: &str, name: &str) -> Result<Image> {
+        let url = format!("http://{}/v2/{repository}/manifests/{name}", self.host());
+        let answer = http::request(&url, &["--header", &format!("Accept: {}", EVERY_TYPE.join(", "))], None)?;
+        ensure!(answer.status == 200, "{url}: {}: {}", answer.status, answer.text());
+        let manifest = serde_json::from_slice::<Value>(&answer.body)?;
+        let mut image = Image { documents: Vec::new(), blobs: Vec::new() };
+        let digests = |key: &str| {
+            let list = manifest[key].as_array().into_iter().flatten();
+            list.filter_map(|each| each["digest"].as_str()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        for child in digests("manifests") {
+            let child = self.read(repository, &child)?;
+            image.documents.extend(child.documents);
+            image.blobs.extend(child.blobs);
+        }
+        for digest in manifest["config"]["digest"].as_str().map(str::to_owned).into_iter().chain(digests("layers")) {
+            let answer = http::get(&format!("http://{}/v2/{repository}/blobs/{digest}", self.host()))?;
+            ensure!(answer.status == 200, "{digest}: {}", answer.status);
+            image.blobs.push(Blob::new(answer.body));
+        }
+        let media_type = answer.header("content-type").context("a manifest has a type")?.to_owned();
+        image.documents.push(Document { digest: digest_of(&answer.body), media_type, bytes: answer.body });
+        Ok(image)
     }
 
     fn push_blob(&self, repository: &str, blob: &Blob) -> Result<()> {

@@ -2,21 +2,12 @@
 //!
 //! When this fails, no other journey means anything.
 
-use anyhow::{Result, ensure};
-use journeys::image::{Family, Image, busybox};
-use journeys::{
-    Containerd, Dockerd, Fault, Faulty, Folder, Mirror, Need, Nginx, Podman, Registry, digest_of, http, journey,
-};
+use anyhow::ensure;
+use journeys::image::{Image, application};
+use journeys::{Containerd, Dockerd, Fault, Faulty, Mirror, Need, Nginx, Podman, Registry, digest_of, http, journey};
 
 const REGISTRY: Need = Need::Program("docker-registry");
 const BUSYBOX: Need = Need::Program("busybox");
-
-fn application(folder: &Folder, marker: &str) -> Result<Image> {
-    let layer = busybox(folder, marker)?;
-    let amd64 = Image::single(Family::Oci, "linux/amd64", std::slice::from_ref(&layer));
-    let arm64 = Image::single(Family::Oci, "linux/arm64", &[layer]);
-    Ok(Image::index(Family::Oci, &[("linux/amd64", &amd64), ("linux/arm64", &arm64)]))
-}
 
 #[test]
 fn a_registry_keeps_what_it_was_given() {

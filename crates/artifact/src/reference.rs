@@ -101,7 +101,12 @@ impl FromStr for Reference {
         };
         let (host, name) = match rest.split_once('/') {
             Some((first, name)) if is_host(first) => {
-                (normalise_host(first).ok_or_else(|| invalid("its first part is not a host"))?, name.to_owned())
+                let host = normalise_host(first).ok_or_else(|| invalid("its first part is not a host"))?;
+                // `ABC/x` names a host to docker, but written in lower case it would name docker.io/abc/x.
+                if !is_host(&host) {
+                    return Err(invalid("a host without a dot needs its port"));
+                }
+                (host, name.to_owned())
             }
             _ => ("docker.io".to_owned(), rest.to_owned()),
         };
@@ -144,7 +149,8 @@ impl<'de> Deserialize<'de> for Reference {
     }
 }
 
-/// A host in its one spelling: lower case, `:443` dropped, Docker Hub's three names made `docker.io`. `None`: not a
+/// A host in its one spelling: lower case, `:443` dropped (but kept by a host without a dot, which is told from a name by
+/// it), Docker Hub's three names made `docker.io`. `None`: not a
 /// host. The port of another is kept, since two ports are two upstreams.
 pub fn normalise_host(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase();
@@ -179,7 +185,8 @@ pub fn normalise_host(text: &str) -> Option<String> {
     }
     let name = if matches!(name, "index.docker.io" | "registry-1.docker.io") { "docker.io" } else { name };
     Some(match port {
-        None | Some("443") => name.to_owned(),
+        None => name.to_owned(),
+        Some("443") if is_host(name) => name.to_owned(),
         Some(port) => format!("{name}:{port}"),
     })
 }
@@ -223,6 +230,7 @@ mod tests {
             ("localhost/a", "localhost/a:latest"),
             ("[::1]:5000/a", "[::1]:5000/a:latest"),
             ("REGISTRY.K8S.IO/pause", "registry.k8s.io/pause:latest"),
+            ("abc:443/x", "abc:443/x:latest"),
         ] {
             assert_eq!(text.parse::<Reference>().unwrap().to_string(), full);
         }
@@ -255,6 +263,7 @@ mod tests {
             "a.io:99999/b",
             "a..io/b",
             "a.io/b\n",
+            "ABC/x",
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }

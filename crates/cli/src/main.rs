@@ -11,6 +11,7 @@ mod exit;
 mod failure;
 mod image;
 mod signals;
+mod size;
 mod tar;
 mod terminal;
 mod thing;
@@ -36,7 +37,10 @@ fn main() -> ExitCode {
     let context = Context { store, list, environment: Environment::read() };
     let result = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
-            let result = runtime.block_on(commands::run_until(command, &context, &voice, signals::end()));
+            let result = runtime.block_on(async {
+                let end = signals::end();
+                commands::run_until(command, &context, &voice, end).await
+            });
             // What blocks on a disk or a dead network mount must not keep the process; nothing of it is visible yet.
             runtime.shutdown_timeout(Duration::from_secs(2));
             result

@@ -4,12 +4,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::Exit;
 
-/// Waits until the user (Ctrl-C) or the system (SIGTERM) wants an end.
-pub(crate) async fn end() -> Exit {
+/// Waits until the user (Ctrl-C) or the system (SIGTERM) wants an end. It listens from the call on, and not only once
+/// it is awaited: what is begun meanwhile can be ended already.
+pub(crate) fn end() -> impl Future<Output = Exit> {
     let (interrupt, terminate) = (stream(SignalKind::interrupt()), stream(SignalKind::terminate()));
-    tokio::select! {
-        () = next(interrupt) => Exit::Interrupted,
-        () = next(terminate) => Exit::Terminated,
+    async {
+        tokio::select! {
+            () = next(interrupt) => Exit::Interrupted,
+            () = next(terminate) => Exit::Terminated,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use store::{Hit, Store};
 
 use crate::failure::Failure;
-use crate::terminal::size;
+use crate::size::size;
 
 /// How many manifests above a digest are walked. Real graphs have two or three.
 const ANCESTORS: usize = 10_000;
@@ -94,7 +94,7 @@ pub(crate) fn label(repository: &Repository, name: &str) -> String {
 pub(crate) fn line(hit: &Hit) -> String {
     let Hit { repository, entry } = hit;
     let bytes = if repository.kind == Kind::Image { String::new() } else { format!("  {}", size(entry.size)) };
-    format!("{:<5}  {}  {}{bytes}", repository.kind, label(repository, &entry.name), entry.digest)
+    format!("{:<5}  {}  {}{bytes}", repository.kind.as_str(), label(repository, &entry.name), entry.digest)
 }
 
 /// An entry as a value.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use artifact::{Digest, InvalidManifest};
 
+use crate::readable;
 use crate::yaml::snippet;
 
 /// An answer of this crate.
@@ -143,6 +144,12 @@ pub enum Error {
         /// What it has.
         found: Digest,
     },
+    /// A file of a web server has grown since it was locked.
+    #[error("it is larger than the {size} bytes that were locked")]
+    Larger {
+        /// How many it had.
+        size: u64,
+    },
     /// A file of this machine is not what it was when it was locked.
     #[error("{path} has changed since it was locked")]
     Changed {
@@ -158,7 +165,7 @@ pub enum Error {
         why: &'static str,
     },
     /// The store's disk cannot hold it.
-    #[error("{folder} has {free} bytes free; {needed} are needed")]
+    #[error("{folder} has {} free; {} are needed", readable(*.free), readable(*.needed))]
     NoSpace {
         /// The store's folder.
         folder: PathBuf,
@@ -168,10 +175,11 @@ pub enum Error {
         free: u64,
     },
     /// A thread of this process ended without an answer.
-    #[error("a thread broke off: {why}")]
+    #[error("a thread of naru broke off")]
     Thread {
         /// What is known of it.
-        why: String,
+        #[source]
+        source: tokio::task::JoinError,
     },
     /// Several things failed; everything else was done.
     #[error("{}", list(.failures, *.total, .action))]
@@ -197,8 +205,13 @@ pub struct Failure {
 fn list(failures: &[Failure], total: usize, action: &str) -> String {
     let mut text = format!("{} of {total} could not be {action}ed", failures.len());
     for Failure { name, error } in failures {
-        // What an error says of itself may begin with the name already.
-        let _ = write!(text, "\n  {name}: {error}");
+        let said = error.to_string();
+        // Many errors begin with the URL or path that they are about.
+        let _ = if said.starts_with(name.as_str()) {
+            write!(text, "\n  {said}")
+        } else {
+            write!(text, "\n  {name}: {said}")
+        };
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             let said = cause.to_string();
@@ -219,8 +232,8 @@ impl Error {
     }
 
     /// For `map_err`: what becomes of a thread that panicked or was stopped.
-    pub(crate) fn thread(why: impl ToString) -> Self {
-        Self::Thread { why: why.to_string() }
+    pub(crate) fn thread(why: tokio::task::JoinError) -> Self {
+        Self::Thread { source: why }
     }
 
     /// What is wrong at one place of a document.
@@ -246,24 +259,31 @@ impl Error {
                 }
             }
             Self::Document { meant: Some(meant), .. } => format!("`{meant}` was probably meant"),
+            Self::Document { path, .. } if path.extension().is_some_and(|ending| ending == "lock") => {
+                "`naru lock` writes it anew".to_owned()
+            }
+            Self::Document { .. } => {
+                "`naru init -f OTHER.yaml` writes an example of everything that it may hold".to_owned()
+            }
             Self::Disagree { .. } => "keep one of the two".to_owned(),
             Self::NewerLock { .. } => "use the naru that wrote it, or a newer one".to_owned(),
             Self::EditedLock { .. } => "change the packing list instead, and run `naru lock`".to_owned(),
             Self::UnknownUpdate { .. } => {
                 "name an image by its reference or repository, a file by its URL or path; `*` means all".to_owned()
             }
-            Self::Manifest { source: InvalidManifest::Schema1, .. } => {
-                "ask its publisher for a current image".to_owned()
-            }
+            Self::Manifest { .. } => "ask its publisher for a current image".to_owned(),
             Self::TooMany { .. } => "`referrers: false` leaves what refers to an image out".to_owned(),
             Self::NoPlatform { .. } => "give this image its own `platforms:`".to_owned(),
             Self::Checksum { .. } => "give the file its `sha256` instead".to_owned(),
-            Self::WrongFile { .. } => {
-                "if the upstream changed it on purpose, correct the `sha256` in the packing list; otherwise do not trust it"
+            Self::WrongFile { .. } | Self::Larger { .. } => {
+                "if its upstream changed it on purpose, correct the `sha256` in the packing list, or run \
+                 `naru lock --update`; otherwise do not trust it"
                     .to_owned()
             }
             Self::Changed { .. } => "run `naru lock` again".to_owned(),
             Self::NoSpace { .. } => "free some room, or use `--store` on a larger disk".to_owned(),
+            Self::Upstream(error) => return error.hint(),
+            Self::Store(error) => return error.hint(),
             Self::Failed { failures, .. } => return failures.iter().find_map(|failure| failure.error.hint()),
             _ => return None,
         })

@@ -23,3 +23,16 @@ pub use error::{Error, Failure, Result};
 pub use list::{PackingList, STARTER};
 pub use lock::Lock;
 pub use pull::{Pulled, pull};
+
+/// Bytes, for people.
+fn readable(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut units = UNITS.iter();
+    let (mut whole, mut tenths, mut unit) = (bytes, 0, "bytes");
+    while whole >= 1024 {
+        let Some(next) = units.next() else { break };
+        (tenths, unit) = (whole % 1024 * 10 / 1024, next);
+        whole /= 1024;
+    }
+    if unit == "bytes" { format!("{whole} bytes") } else { format!("{whole}.{tenths} {unit}") }
+}

@@ -25,7 +25,7 @@ pub const STARTER: &str = include_str!("list/starter.yaml");
 /// A packing list that was read and makes sense.
 #[derive(Clone, Debug)]
 pub struct PackingList {
-    /// Its file. Relative paths in it are seen from this file's folder, and are made absolute or joined here.
+    /// Its file. Relative paths in it are seen from this file's folder.
     pub path: PathBuf,
     /// Whether it names no platforms, so that this machine's was taken.
     pub platforms_assumed: bool,
@@ -73,14 +73,14 @@ impl PackingList {
         let mut seen = Seen { path, lines: BTreeMap::new() };
         for raw in document.images {
             let line = raw.referenced.line();
-            let wish = ImageWish::read(raw, &platforms).map_err(|wrong| wrong.at(path, text))?;
+            let wish = ImageWish::read(&raw, &platforms).map_err(|wrong| wrong.at(path, text))?;
             if seen.is_new(&Wish::Image(wish.clone()), line)? {
                 list.images.push(wish);
             }
         }
         for raw in document.files {
             let line = raw.referenced.line();
-            let wish = wish::read_file(raw).map_err(|wrong| wrong.at(path, text))?;
+            let wish = wish::read_file(&raw).map_err(|wrong| wrong.at(path, text))?;
             if seen.is_new(&wish, line)? {
                 match wish {
                     Wish::File(wish) => list.files.push(wish),
@@ -104,8 +104,10 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Files that the list names under `upstreams:` lie beside it, wherever naru runs.
+/// Files that the list names under `upstreams:` lie beside it; absolute, since the server that holds a store and carries
+/// out its commands runs in another folder.
 fn seen_from(folder: &Path, mut upstreams: Upstreams) -> Upstreams {
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     for upstream in upstreams.0.values_mut() {
         for path in [&mut upstream.password_file, &mut upstream.ca, &mut upstream.cert, &mut upstream.key] {
             *path = path.take().map(|path| folder.join(path));
@@ -149,8 +151,8 @@ pub(crate) struct Wrong {
 }
 
 impl Wrong {
-    fn new<T>(place: &Spanned<T>, why: impl ToString) -> Self {
-        Self { line: place.referenced.line(), column: place.referenced.column(), why: why.to_string() }
+    fn new<T>(place: &Spanned<T>, why: String) -> Self {
+        Self { line: place.referenced.line(), column: place.referenced.column(), why }
     }
 
     fn at(self, path: &Path, text: &str) -> Error {

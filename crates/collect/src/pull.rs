@@ -20,6 +20,7 @@ use crate::error::{Error, Failure, Result};
 use crate::list::LOCAL;
 use crate::local;
 use crate::lock::{Lock, LockedBlob, LockedFile, LockedImage, LockedLocal};
+use crate::readable;
 use crate::sink::Storing;
 use crate::together::together;
 
@@ -155,9 +156,11 @@ impl<'a> Pulling<'a> {
             + CATALOG * (digests.len() + lock.images.len() + lock.files.len() + lock.local.len()) as u64;
         let needed = if sizes.is_empty() { 0 } else { missing.saturating_add(catalog) };
         progress.say(&format!(
-            "{} blobs to fetch, {missing} bytes; {} are there already; {needed} bytes needed on disk",
+            "{} blobs to fetch ({}), {} here already; {} needed on disk",
             sizes.len(),
+            readable(missing),
             there.len(),
+            readable(needed),
         ));
         let free = store.free_space()?;
         // What an earlier run left half done is on the disk already.
@@ -189,10 +192,10 @@ impl<'a> Pulling<'a> {
     /// Fetches a blob unless it is there, or somebody else is at it.
     async fn blob(&self, digest: &Digest, source: Source<'_>) -> Result<()> {
         let fetch = async || {
-            let _permit = self.permits.acquire().await.map_err(Error::thread)?;
+            let _permit = self.permits.acquire().await;
             let blob = match &source {
-                Source::Disk(path) => self.from_disk(digest, path.clone()).await?,
-                Source::Registry(..) | Source::Web(_) => self.from_network(digest, &source).await?,
+                Source::Disk(path) => self.copy(digest, path.clone()).await?,
+                Source::Registry(..) | Source::Web(_) => self.download(digest, &source).await?,
             };
             let mut change = Change::new();
             change.blob(None, blob);
@@ -205,7 +208,7 @@ impl<'a> Pulling<'a> {
         }
     }
 
-    async fn from_network(&self, digest: &Digest, source: &Source<'_>) -> Result<NewBlob> {
+    async fn download(&self, digest: &Digest, source: &Source<'_>) -> Result<NewBlob> {
         let mut resumed = true;
         loop {
             let mut sink = Storing::open(self.store, digest, self.progress).await?;
@@ -213,7 +216,10 @@ impl<'a> Pulling<'a> {
             if let Err(error) = self.transfer(digest, source, &mut sink).await {
                 // When it was the store that would take no more, it says so here.
                 sink.stop().await?;
-                return Err(error.into());
+                return Err(match (error, source) {
+                    (upstream::Error::TooLarge { limit, .. }, Source::Web(_)) => Error::Larger { size: limit },
+                    (error, _) => error.into(),
+                });
             }
             match (sink.finish().await, source) {
                 // The half that lay here may be what is wrong; it is gone now.
@@ -228,20 +234,15 @@ impl<'a> Pulling<'a> {
 
     async fn transfer(&self, digest: &Digest, source: &Source<'_>, sink: &mut Storing<'_>) -> upstream::Result<()> {
         match source {
-            Source::Web(url) => self.client.file(url, self.sizes.get(digest).copied(), sink).await.map(drop),
-            Source::Registry(repository, blob) => {
-                for url in blob.urls.iter().filter_map(|url| url.parse::<Url>().ok()) {
-                    if self.client.file(&url, Some(blob.size), sink).await.is_ok() {
-                        return Ok(());
-                    }
-                }
-                self.client.blob(repository, &blob.descriptor(), sink).await
+            Source::Web(url) => {
+                self.client.pinned_file(url, self.sizes.get(digest).copied(), digest, sink).await.map(drop)
             }
+            Source::Registry(repository, blob) => self.client.blob(repository, &blob.descriptor(), sink).await,
             Source::Disk(_) => Ok(()),
         }
     }
 
-    async fn from_disk(&self, digest: &Digest, path: PathBuf) -> Result<NewBlob> {
+    async fn copy(&self, digest: &Digest, path: PathBuf) -> Result<NewBlob> {
         let (store, digest) = (self.store.clone(), *digest);
         let written = tokio::task::spawn_blocking(move || -> Result<NewBlob> {
             let mut writer = store.writer(Some(&digest))?;

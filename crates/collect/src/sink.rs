@@ -2,17 +2,18 @@
 
 use std::io;
 
-use artifact::{Digest, Hasher};
+use artifact::{Digest, Hasher, Progress};
 use bytes::Bytes;
 use store::{BlobWriter, NewBlob, Store};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use upstream::Sink;
 
 use crate::error::{Error, Result};
 
-/// Pieces that may wait for the disk, a blob: with what connections hand out at once (64 KiB at most) some 2 MiB.
-const WAITING: usize = 32;
+/// Pieces that may wait for the disk, a blob. A connection hands out at most some 400 KiB at once (hyper's buffer), so
+/// that all blobs under way hold less than 64 MiB.
+const WAITING: usize = 8;
 
 /// Bytes of which only the digest and the length are wanted.
 pub(crate) struct Hashing {
@@ -78,7 +79,6 @@ impl Sink for Memory {
 enum Order {
     Write(Bytes),
     Restart,
-    Finish,
 }
 
 /// A blob on its way into the store. A thread of its own hashes and writes, so that neither holds up the network;
@@ -86,53 +86,53 @@ enum Order {
 pub(crate) struct Storing<'a> {
     len: u64,
     orders: mpsc::Sender<Order>,
-    thread: JoinHandle<store::Result<Option<NewBlob>>>,
-    progress: &'a dyn artifact::Progress,
+    thread: JoinHandle<store::Result<BlobWriter>>,
+    progress: &'a dyn Progress,
 }
 
 impl<'a> Storing<'a> {
     /// Goes on where an earlier run stopped, or begins.
-    pub(crate) async fn open(store: &Store, digest: &Digest, progress: &'a dyn artifact::Progress) -> Result<Self> {
+    pub(crate) async fn open(store: &Store, digest: &Digest, progress: &'a dyn Progress) -> Result<Self> {
         let (store, digest) = (store.clone(), *digest);
-        let writer = tokio::task::spawn_blocking(move || store.resume(&digest)).await.map_err(Error::thread)??;
+        let writer = spawn_blocking(move || store.resume(&digest)).await.map_err(Error::thread)??;
         let len = writer.len();
         progress.advance(len);
         let (orders, receiver) = mpsc::channel(WAITING);
-        let thread = tokio::task::spawn_blocking(move || write(writer, receiver));
+        let thread = spawn_blocking(move || write(writer, receiver));
         Ok(Self { len, orders, thread, progress })
     }
 
     /// Proves the digest, and makes the blob durable.
     pub(crate) async fn finish(self) -> Result<NewBlob> {
-        let Self { orders, thread, .. } = self;
-        // A thread that has stopped says why below.
-        let _ = orders.send(Order::Finish).await;
-        drop(orders);
-        match thread.await.map_err(Error::thread)?? {
-            Some(blob) => Ok(blob),
-            None => Err(Error::thread("its writer stopped")),
-        }
+        let writer = self.put_down().await?;
+        Ok(spawn_blocking(move || writer.finish()).await.map_err(Error::thread)??)
     }
 
-    /// Why the store would not take more, when that is what ended a transfer; what has come is kept.
+    /// Leaves what has come for the next run.
+    ///
+    /// # Errors
+    /// When it was the store that would take no more.
     pub(crate) async fn stop(self) -> Result<()> {
+        self.put_down().await?.keep();
+        Ok(())
+    }
+
+    /// Waits until everything is written.
+    async fn put_down(self) -> Result<BlobWriter> {
         let Self { orders, thread, .. } = self;
         drop(orders);
-        thread.await.map_err(Error::thread)??;
-        Ok(())
+        Ok(thread.await.map_err(Error::thread)??)
     }
 }
 
-fn write(mut writer: BlobWriter, mut orders: mpsc::Receiver<Order>) -> store::Result<Option<NewBlob>> {
+fn write(mut writer: BlobWriter, mut orders: mpsc::Receiver<Order>) -> store::Result<BlobWriter> {
     while let Some(order) = orders.blocking_recv() {
         match order {
             Order::Write(bytes) => writer.write(&bytes)?,
             Order::Restart => writer.restart()?,
-            Order::Finish => return writer.finish().map(Some),
         }
     }
-    writer.keep();
-    Ok(None)
+    Ok(writer)
 }
 
 impl Sink for Storing<'_> {

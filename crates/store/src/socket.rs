@@ -6,7 +6,7 @@
 //!     the request, JSON
 //!     one byte for every 64 files or fewer, with their descriptors (SCM_RIGHTS)
 //!
-//! and is answered by JSON lines: progress while it lasts, `done` or `failed` at its end. The caller opens the files:
+//! and is answered by JSON lines: progress and answers while it lasts, `done` or `failed` at its end. The caller opens the files:
 //! the server's own user may not read what the caller may (a stick under /media).
 
 use std::fs::File;
@@ -46,6 +46,7 @@ enum Line {
     Begin(String, u64),
     Advance(u64),
     End,
+    Answer(Value),
     Done(Value),
     Failed(Value),
 }
@@ -80,7 +81,7 @@ impl Store {
         let path = self.folder().join(NAME);
         let _ = std::fs::remove_file(&path);
         let folder = open_folder(self.folder())?;
-        let listener = tokio::net::UnixListener::bind(short(&folder)).map_err(Error::io(&path))?;
+        let listener = tokio::net::UnixListener::bind(short(&path, &folder)).map_err(Error::io(&path))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(Error::io(&path))?;
         Ok(Socket { listener, path })
     }
@@ -114,6 +115,12 @@ impl Call {
     /// Where the work reports to: the caller's terminal.
     pub fn progress(&self) -> Arc<dyn Progress> {
         Arc::new(self.lines.clone())
+    }
+
+    /// Where a part of the answer goes at once: a list may be longer than what fits into memory.
+    pub fn answers(&self) -> impl Fn(Value) + Send + Sync + 'static {
+        let lines = self.lines.clone();
+        move |value| lines.write(&Line::Answer(value))
     }
 
     /// Ends when the caller has gone (Ctrl-C): the work should stop then.
@@ -150,6 +157,8 @@ impl Lines {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     let mut writable = [PollFd::new(&*stream, PollFlags::OUT)];
                     if !matches!(rustix::event::poll(&mut writable, Some(&PATIENCE)), Ok(1..)) {
+                        // Half a line went out; a caller that wakes up must not take what follows for the whole.
+                        let _ = stream.shutdown(std::net::Shutdown::Both);
                         return;
                     }
                 }
@@ -178,7 +187,8 @@ impl Progress for Lines {
     }
 }
 
-/// Calls the server that holds the store in `folder`, and reports its progress until it answers. Blocking.
+/// Calls the server that holds the store in `folder`, and reports its progress until it answers. Blocking. Parts of
+/// the answer that come before its end go to `part`.
 ///
 /// `Ok(None)`: nobody listens there. The inner result is the server's answer or its refusal.
 pub fn call(
@@ -186,13 +196,14 @@ pub fn call(
     request: &Value,
     files: &[File],
     progress: &dyn Progress,
+    part: &mut dyn FnMut(Value),
 ) -> Result<Option<std::result::Result<Value, Value>>> {
     let path = folder.join(NAME);
     let opened = match open_folder(folder) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let stream = match UnixStream::connect(short(&opened)) {
+    let stream = match UnixStream::connect(short(&path, &opened)) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
@@ -208,6 +219,7 @@ pub fn call(
             Ok(Line::Begin(phase, total)) => progress.begin(&phase, total),
             Ok(Line::Advance(bytes)) => progress.advance(bytes),
             Ok(Line::End) => progress.end(),
+            Ok(Line::Answer(value)) => part(value),
             Ok(Line::Done(value)) => return Ok(Some(Ok(value))),
             Ok(Line::Failed(value)) => return Ok(Some(Err(value))),
             Err(error) => return Err(Error::Io { path, source: std::io::Error::other(error) }),
@@ -222,8 +234,11 @@ fn open_folder(folder: &Path) -> Result<File> {
     std::fs::OpenOptions::new().read(true).custom_flags(flags).open(folder).map_err(Error::io(folder))
 }
 
-/// Paths of sockets end at 107 bytes; a store's may be longer.
-fn short(folder: &File) -> PathBuf {
+/// Paths of sockets end at 107 bytes; a store's may be longer. Those that are not need no /proc.
+fn short(path: &Path, folder: &File) -> PathBuf {
+    if path.as_os_str().len() <= 107 {
+        return path.to_owned();
+    }
     PathBuf::from(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()))
 }
 

@@ -49,6 +49,7 @@ async fn files_and_progress_cross_it() {
         }
         call.progress().begin("load", 7);
         call.progress().warn("slow");
+        call.answers()(json!("one"));
         let answer = json!({ "read": text, "asked": call.request });
         call.answer(Ok(answer));
         let call = socket.accept().await.unwrap();
@@ -58,9 +59,12 @@ async fn files_and_progress_cross_it() {
     let heard = Heard::default();
     let answer = tokio::task::spawn_blocking(move || {
         let files: Vec<_> = (0..200).map(|n| file(&format!("{n},"))).collect();
-        let first = store::call(&deep, &json!("load"), &files, &heard).unwrap().unwrap().unwrap();
-        let second = store::call(&deep, &json!("again"), &[], &heard).unwrap().unwrap().unwrap_err();
+        let mut parts = Vec::new();
+        let first =
+            store::call(&deep, &json!("load"), &files, &heard, &mut |part| parts.push(part)).unwrap().unwrap().unwrap();
+        let second = store::call(&deep, &json!("again"), &[], &heard, &mut |_| {}).unwrap().unwrap().unwrap_err();
         assert_eq!(second, json!("no"));
+        assert_eq!(parts, [json!("one")]);
         // A caller that goes away is noticed.
         let short = std::fs::File::open(&deep).unwrap();
         let path = format!("/proc/self/fd/{}/naru.sock", std::os::fd::AsRawFd::as_raw_fd(&short));
@@ -76,5 +80,5 @@ async fn files_and_progress_cross_it() {
     let expected: String = (0..200).flat_map(|n| [n.to_string(), ",".to_owned()]).collect();
     assert_eq!(answer.0, json!({ "read": expected, "asked": "load" }));
     assert_eq!(answer.1, ["load 7", "warning: slow"]);
-    assert!(store::call(folder.path(), &json!(null), &[], &artifact::Silent).unwrap().is_none());
+    assert!(store::call(folder.path(), &json!(null), &[], &artifact::Silent, &mut |_| {}).unwrap().is_none());
 }

@@ -24,17 +24,19 @@ pub struct Upstream {
     pub password: Option<String>,
     /// A file whose first line is the password.
     pub password_file: Option<PathBuf>,
-    /// A PEM file of CAs to trust for this host, beside the system's.
+    /// A PEM file of CAs to trust for this host, beside the system's (or those of `SSL_CERT_FILE`).
     pub ca: Option<PathBuf>,
     /// A PEM file with the client's certificate chain.
     pub cert: Option<PathBuf>,
     /// A PEM file with its key.
     pub key: Option<PathBuf>,
-    /// Plain HTTP, or TLS that is not checked.
+    /// Any certificate will do, and plain HTTP where there is no TLS; credentials are sent all the same. A loopback
+    /// address may be plain HTTP without this, but its certificate, if it has one, is checked.
     pub insecure: bool,
-    /// Requests at a time (default 4).
+    /// Requests at a time (default 4). A download counts as one until its last byte.
     pub concurrency: Option<usize>,
-    /// Where else its bytes may be had, first one first.
+    /// Where else its bytes may be had, first one first; the upstream itself comes last. A mirror's credentials, CA and
+    /// leniency stand under the mirror's own host.
     pub mirrors: Vec<Mirror>,
 }
 
@@ -174,6 +176,20 @@ mod tests {
         assert!(refusal("a.example", Upstream { username, ..Upstream::default() }).contains("password_file"));
         let cert = Some("c".into());
         assert!(refusal("a.example", Upstream { cert, ..Upstream::default() }).contains("belong together"));
+    }
+
+    #[test]
+    fn unknown_keys_and_words_are_refused() {
+        let read = |text: &str| serde_json::from_str::<Upstreams>(text);
+        let upstreams = read(r#"{"a.example":{"mirrors":[{"url":"https://m.example","trust":"mirror"}]}}"#).unwrap();
+        assert_eq!(upstreams.0["a.example"].mirrors[0].trust, Some(MirrorTrust::Mirror));
+        for bad in [
+            r#"{"a.example":{"mirrors":[{"url":"https://m.example","trust":"always"}]}}"#,
+            r#"{"a.example":{"mirrors":[{"url":"https://m.example","trusted":"mirror"}]}}"#,
+            r#"{"a.example":{"user":"x"}}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

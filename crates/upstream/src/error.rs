@@ -66,9 +66,9 @@ pub enum Error {
         /// What was asked for.
         url: String,
         /// The digest that was asked for, or that the server's header names.
-        expected: Digest,
+        expected: Box<Digest>,
         /// The digest of what came.
-        found: Digest,
+        found: Box<Digest>,
     },
     /// A page for people came in place of the thing, as filtering proxies send it.
     #[error("{url}: a web page came instead: \"{words}\"")]
@@ -235,14 +235,21 @@ impl Error {
             }
             Self::Offline { .. } => "leave out `--offline` (NARU_OFFLINE), or run it where the network is".to_owned(),
             Self::Redirect { .. } => "if the new place is right, name it in the packing list itself".to_owned(),
-            Self::NotFound { .. }
-            | Self::TooLarge { .. }
-            | Self::Status { .. }
-            | Self::Protocol { .. }
-            | Self::Manifest { .. }
-            | Self::Config { .. }
-            | Self::Sink(_) => return None,
+            Self::NotFound { .. } => "check the spelling; ask the upstream with `curl -I` or `skopeo inspect`".to_owned(),
+            Self::TooLarge { .. } | Self::Protocol { .. } | Self::Manifest { .. } => {
+                "the upstream serves something that no client would take; ask its owner, or name a mirror under \
+                 `upstreams.HOST.mirrors`"
+                    .to_owned()
+            }
+            Self::Status { .. } => {
+                "run it again later: it goes on where it stopped; or name a mirror under `upstreams.HOST.mirrors`".to_owned()
+            }
+            Self::Config { .. } | Self::Sink(_) => return None,
         })
+    }
+
+    pub(crate) fn mismatch(url: impl Into<String>, expected: Digest, found: Digest) -> Self {
+        Self::Mismatch { url: url.into(), expected: Box::new(expected), found: Box::new(found) }
     }
 
     /// What the upstream asks to wait.

@@ -8,8 +8,9 @@ use url::Url;
 
 use crate::auth::Access;
 use crate::error::{Error, Result, shown};
+use crate::retry::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, retried};
 use crate::transfer::{self, Source, content_length, first_words, remote};
-use crate::transport::{ATTEMPTS, Answer, Ask, host_of, retried};
+use crate::transport::{Answer, Ask, host_of};
 use crate::{Inner, Remote, Sink, mirror, page};
 
 /// A file at its own URL.
@@ -27,8 +28,25 @@ pub(crate) fn source(url: &Url, size: Option<u64>) -> Source {
 
 pub(crate) async fn head(inner: &Inner, url: &Url) -> Result<Remote> {
     check(url)?;
+    let mut places = mirror::of_file(&inner.transport, url);
+    places.pop();
+    let attempts = if places.is_empty() { ATTEMPTS } else { ATTEMPTS_BEFORE_NEXT };
+    let error = match headers(inner, url, attempts).await {
+        Err(error) if error.is_unreachable() => error,
+        answer => return answer,
+    };
+    for mirror in places {
+        match headers(inner, &mirror, ATTEMPTS_BEFORE_NEXT).await {
+            Err(next) => tracing::warn!("{next}; asking the next"),
+            answer => return answer,
+        }
+    }
+    Err(error)
+}
+
+async fn headers(inner: &Inner, url: &Url, attempts: u32) -> Result<Remote> {
     let source = source(url, None);
-    retried(ATTEMPTS, async || {
+    retried(attempts, async || {
         let answer = ask(inner, &source, Method::HEAD).await?;
         let is_page = page::is_declared(answer.headers()) && !source.page_is_right;
         match answer.status() {

@@ -7,8 +7,9 @@
 mod config;
 mod error;
 
-// A connection: a name's addresses, whom we believe, one request with its redirects and waits.
+// A connection: a name's addresses, whom we believe, one request with its redirects, and the wait before the next.
 mod resolver;
+mod retry;
 mod tls;
 mod transport;
 
@@ -143,7 +144,8 @@ impl Client {
         registry::blob(&self.inner, repository, blob, sink).await
     }
 
-    /// What a web server says of a file: HEAD, or the headers of a GET where HEAD is refused.
+    /// What a web server says of a file: HEAD, or the headers of a GET where HEAD is refused. Where the origin cannot be
+    /// reached, what its mirrors say: a size and a date, which prove nothing.
     pub async fn head(&self, url: &Url) -> Result<Remote> {
         file::head(&self.inner, url).await
     }

@@ -12,8 +12,9 @@ use url::Url;
 
 use crate::error::{Error, Result, shown};
 use crate::mirror::{self, Endpoint};
+use crate::retry::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, retried};
 use crate::transfer::{self, Source};
-use crate::transport::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, Answer, Ask, host_of, retried};
+use crate::transport::{Answer, Ask, host_of};
 use crate::{Fetched, Inner, Resolved, Sink, file, page};
 
 const DIGEST_HEADER: &str = "docker-content-digest";
@@ -201,9 +202,7 @@ async fn head(inner: &Inner, endpoint: &Endpoint, name: &str, target: Target<'_>
     }
     let said = said_digest(answer.headers());
     match (target, said) {
-        (Target::Digest(expected), Some(found)) if found != *expected => {
-            Err(Error::Mismatch { url, expected: *expected, found })
-        }
+        (Target::Digest(expected), Some(found)) if found != *expected => Err(Error::mismatch(url, *expected, found)),
         (Target::Digest(digest), _) => Ok(Some((*digest, media_type))),
         (Target::Tag(_), Some(digest)) => Ok(Some((digest, media_type))),
         (Target::Tag(_), None) => Ok(None),
@@ -244,7 +243,7 @@ fn prove(url: &str, bytes: &[u8], expected: Option<Digest>) -> Result<Digest> {
     let mut hasher = Hasher::new(expected.algorithm());
     hasher.update(bytes);
     let found = hasher.finish();
-    if found == expected { Ok(found) } else { Err(Error::Mismatch { url: url.to_owned(), expected, found }) }
+    if found == expected { Ok(found) } else { Err(Error::mismatch(url, expected, found)) }
 }
 
 async fn ask(inner: &Inner, endpoint: &Endpoint, name: &str, target: Target<'_>, method: Method) -> Result<Answer> {
@@ -313,7 +312,7 @@ async fn one_page(answer: Answer, host: &str) -> Result<Option<(Vec<Descriptor>,
     if page::content_type(answer.headers()) != Some(media_type::OCI_INDEX) {
         return Ok(None);
     }
-    let next = answer.headers().get_all(LINK).iter().filter_map(|link| next_link(link.to_str().ok()?)).next();
+    let next = answer.headers().get_all(LINK).iter().find_map(|link| next_link(link.to_str().ok()?));
     let at = answer.url.clone();
     let next = next.and_then(|next| at.join(&next).ok());
     let body = answer.body(MANIFEST_LIMIT, None).await?;

@@ -11,7 +11,8 @@ use url::Url;
 
 use crate::auth::Access;
 use crate::error::{Error, Result, shown};
-use crate::transport::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, Answer, Ask, Patience};
+use crate::retry::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, Patience};
+use crate::transport::{Answer, Ask};
 use crate::{Inner, Remote, Sink, page};
 
 /// Of a page that came instead, so much is read to be quoted.
@@ -68,7 +69,7 @@ impl<S: Sink> Proving<'_, S> {
             };
             self.restart().await?;
             if is_alone {
-                return Err(Error::Mismatch { url: shown(&source.url), expected: self.digest, found });
+                return Err(Error::mismatch(shown(&source.url), self.digest, found));
             }
             // Part of it came from somebody else, whose fault it may be.
         }
@@ -224,7 +225,7 @@ pub(crate) async fn first_words(answer: &mut Answer) -> String {
     page::words(&body)
 }
 
-/// What `If-Range` may name (RFC 9110 §13.1.5): a strong ETag, else a date.
+/// What `If-Range` may name (RFC 9110 §13.1.5): a strong entity tag, else a date.
 fn strong_validator(headers: &HeaderMap) -> Option<HeaderValue> {
     let strong = |name: HeaderName| headers.get(name).filter(|value| !value.as_bytes().starts_with(b"W/")).cloned();
     strong(ETAG).or_else(|| strong(LAST_MODIFIED))

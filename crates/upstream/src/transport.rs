@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error as StdError;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use artifact::{Digest, normalise_host};
 use bytes::{Bytes, BytesMut};
@@ -15,23 +14,16 @@ use url::Url;
 
 use crate::error::{Error, Result, Unreachable, shown};
 use crate::resolver::{Resolver, Unresolved};
+use crate::retry::wait_of;
 use crate::{Surroundings, Upstream, page, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// A transfer may take for ever, silence may not.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const REDIRECTS: usize = 10;
 const CONCURRENCY: usize = 4;
 /// Of an answer that is an error, so much is read to be quoted.
 const EXCERPT: usize = 16 * 1024;
-/// Nobody waits longer than this at a time, whatever the upstream asks.
-const LONGEST_WAIT: Duration = Duration::from_secs(120);
-const FIRST_WAIT: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 500 });
-
-/// How often something is tried without any progress.
-pub(crate) const ATTEMPTS: u32 = 5;
-/// The same where somebody else can be asked instead.
-pub(crate) const ATTEMPTS_BEFORE_NEXT: u32 = 2;
 
 /// Connections to everybody.
 pub(crate) struct Transport {
@@ -178,12 +170,16 @@ impl Transport {
         }
         match self.once(ask, url, authorization).await {
             // A wrong certificate is no sign of plain HTTP: the port does speak TLS.
-            Err(Error::Unreachable {
-                reason: Unreachable::Tls | Unreachable::Connect | Unreachable::Broken | Unreachable::Timeout,
-                ..
-            }) if probe => {
-                let _ = url.set_scheme("http");
-                let response = self.once(ask, url, authorization).await?;
+            Err(
+                error @ Error::Unreachable {
+                    reason: Unreachable::Tls | Unreachable::Connect | Unreachable::Broken | Unreachable::Timeout,
+                    ..
+                },
+            ) if probe => {
+                let mut in_clear = url.clone();
+                let _ = in_clear.set_scheme("http");
+                let Ok(response) = self.once(ask, &in_clear, authorization).await else { return Err(error) };
+                *url = in_clear;
                 self.plain.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
                 Ok(response)
             }
@@ -297,59 +293,6 @@ pub(crate) fn host_of(url: &Url) -> String {
     normalise_host(&host).unwrap_or(host)
 }
 
-/// Tries again while that may help, at most `attempts` times.
-pub(crate) async fn retried<T, F: Future<Output = Result<T>>>(attempts: u32, mut work: impl FnMut() -> F) -> Result<T> {
-    let mut patience = Patience::new(attempts);
-    loop {
-        match work().await {
-            Err(error) if error.is_transient() && patience.has_more() => patience.wait(&error).await,
-            answer => return answer,
-        }
-    }
-}
-
-/// How often and how long one waits. Progress restores it.
-pub(crate) struct Patience {
-    attempts: u32,
-    used: u32,
-}
-
-impl Patience {
-    pub(crate) fn new(attempts: u32) -> Self {
-        Self { attempts, used: 0 }
-    }
-
-    pub(crate) fn has_more(&self) -> bool {
-        self.used + 1 < self.attempts
-    }
-
-    pub(crate) fn restore(&mut self) {
-        self.used = 0;
-    }
-
-    /// Waits as the upstream asks, else twice as long as the last time, give or take: those who failed together
-    /// should not come back together.
-    pub(crate) async fn wait(&mut self, error: &Error) {
-        let doubled = FIRST_WAIT * 2_u32.pow(self.used.min(6));
-        self.used += 1;
-        let jitter = u32::try_from(RandomState::new().build_hasher().finish() % 512).unwrap_or_default();
-        let usual = doubled * (256 + jitter) / 512;
-        let time = error.retry_after().map_or(usual, |asked| asked.max(usual)).min(LONGEST_WAIT);
-        tracing::info!(wait = ?time, "{error}; trying again");
-        tokio::time::sleep(time).await;
-    }
-}
-
-/// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).
-fn wait_of(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
-}
-
 fn redirect(response: &reqwest::Response) -> Option<&str> {
     match response.status().as_u16() {
         301 | 302 | 303 | 307 | 308 => response.headers().get(LOCATION)?.to_str().ok(),
@@ -407,12 +350,7 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
     };
     let mut next: Option<&(dyn StdError + 'static)> = Some(&error);
     while let Some(link) = next {
-        // An I/O error hides its own cause from `source`.
-        let inside = link.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
-        if let Some(tls) = link
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inside.and_then(|inside| inside.downcast_ref::<rustls::Error>()))
-        {
+        if let Some(tls) = link.downcast_ref::<rustls::Error>() {
             reason = match tls {
                 rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
                     Unreachable::UnknownIssuer
@@ -426,7 +364,12 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
             Some(Unresolved::NoAnswer { .. }) => reason = Unreachable::Dns,
             None => {}
         }
-        next = link.source();
+        // An I/O error hides what it wraps from `source`.
+        let wrapped = link.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => link.source(),
+        };
     }
     Error::Unreachable { url: shown(url), host: host_of(url), reason, source: Some(Box::new(error)) }
 }
@@ -434,16 +377,6 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn waits_are_read_in_both_forms() {
-        let read = |text: &str| wait_of(&HeaderValue::from_str(text).unwrap());
-        assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(1000));
-        assert!(read(&later).unwrap() > Duration::from_secs(900));
-        assert_eq!((read("soon"), read("-1")), (None, None));
-    }
 
     #[test]
     fn hosts_as_the_configuration_names_them() {

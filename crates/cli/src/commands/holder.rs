@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use artifact::Progress;
@@ -15,20 +15,12 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Report};
 use crate::terminal::{Speaker, Voice};
 
-/// What came of a call.
-#[derive(Debug, Serialize, Deserialize)]
-struct Outcome {
-    exit: u8,
-    answers: Vec<(String, Value)>,
-}
-
-/// Why a call failed, and what it had answered by then.
+/// Why a call failed.
 #[derive(Debug, Serialize, Deserialize)]
 struct Refusal {
     line: String,
     hint: Option<String>,
     exit: u8,
-    answers: Vec<(String, Value)>,
 }
 
 /// Asks the holder of the store in `folder`. `None`: nobody listens there.
@@ -39,31 +31,34 @@ pub(crate) async fn call(
     voice: &Speaker,
 ) -> anyhow::Result<Option<Exit>> {
     let request = serde_json::to_value(work).context("the command cannot be sent")?;
-    let (folder, progress) = (folder.to_owned(), Arc::clone(voice));
-    let called = tokio::task::spawn_blocking(move || store::call(&folder, &request, &files, &*progress)).await??;
-    match called {
-        None => Ok(None),
-        Some(Ok(outcome)) => {
-            let Outcome { exit, answers } = serde_json::from_value(outcome).context("the holder's answer")?;
-            for (text, value) in answers {
-                voice.answer(&text, &value)?;
+    let (folder, voice) = (folder.to_owned(), Arc::clone(voice));
+    tokio::task::spawn_blocking(move || {
+        // What cannot be written down any more ends the call's output, and not the call.
+        let mut heard = Ok(());
+        let mut part = |value: Value| {
+            if heard.is_ok() {
+                heard = serde_json::from_value::<(String, Value)>(value)
+                    .context("the holder's answer")
+                    .and_then(|(text, value)| voice.answer(&text, &value));
             }
-            Ok(Some(Exit::of(exit)))
+        };
+        let called = store::call(&folder, &request, &files, &*voice, &mut part)?;
+        heard?;
+        match called {
+            None => Ok(None),
+            Some(Ok(exit)) => Ok(Some(Exit::of(serde_json::from_value(exit).context("the holder's answer")?))),
+            Some(Err(refusal)) => {
+                let Refusal { line, hint, exit } = serde_json::from_value(refusal).context("the holder's answer")?;
+                let failure = Failure::new(line).exit(Exit::of(exit));
+                Err(match hint {
+                    Some(hint) => failure.hint(hint),
+                    None => failure,
+                }
+                .into())
+            }
         }
-        Some(Err(refusal)) => {
-            let Refusal { line, hint, exit, answers } =
-                serde_json::from_value(refusal).context("the holder's answer")?;
-            for (text, value) in answers {
-                voice.answer(&text, &value)?;
-            }
-            let failure = Failure::new(line).exit(Exit::of(exit));
-            Err(match hint {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
-            .into())
-        }
-    }
+    })
+    .await?
 }
 
 /// Carries out what others call for, until it is dropped.
@@ -77,8 +72,8 @@ pub(crate) async fn listen(store: &Store, socket: Socket) -> anyhow::Result<()> 
 }
 
 async fn answer(store: &Store, mut call: Call) {
-    let caller = Arc::new(Caller { progress: call.progress(), answers: Mutex::default() });
-    let voice: Speaker = caller.clone();
+    let voice: Speaker =
+        Arc::new(Caller { progress: call.progress(), answers: Box::new(call.answers()), by: call.by.clone() });
     let files = std::mem::take(&mut call.files);
     tracing::info!(by = %call.by, "a command for the holder of the store");
     let result = match serde_json::from_value::<Work>(call.request.clone()) {
@@ -91,27 +86,30 @@ async fn answer(store: &Store, mut call: Call) {
                 .hint("run the same version of naru on both sides"),
         )),
     };
-    let answers = std::mem::take(&mut *caller.answers.lock().unwrap_or_else(PoisonError::into_inner));
     call.answer(match result {
-        Ok(exit) => Ok(json!(Outcome { exit: exit as u8, answers })),
+        Ok(exit) => Ok(json!(exit as u8)),
         Err(error) => {
             let report = Report::of(&error).unwrap_or(Report { line: String::new(), hint: None, exit: Exit::Done });
-            let Report { line, hint, exit } = report;
-            Err(json!(Refusal { line, hint, exit: exit as u8, answers }))
+            Err(json!(Refusal { line: report.line, hint: report.hint, exit: report.exit as u8 }))
         }
     });
 }
 
-/// The caller's terminal: progress goes there at once, answers at the end.
+/// The caller's terminal.
 struct Caller {
     progress: Arc<dyn Progress>,
-    answers: Mutex<Vec<(String, Value)>>,
+    answers: Box<dyn Fn(Value) + Send + Sync>,
+    by: String,
 }
 
 impl Voice for Caller {
     fn answer(&self, text: &str, value: &Value) -> anyhow::Result<()> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push((text.to_owned(), value.clone()));
+        (self.answers)(json!((text, value)));
         Ok(())
+    }
+
+    fn by(&self) -> String {
+        self.by.clone()
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::terminal::{Speaker, Voice as _};
+use crate::terminal::Speaker;
 use plan::{Machine, Step, plan};
 
 /// Where and whether.

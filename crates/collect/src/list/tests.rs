@@ -76,7 +76,7 @@ foreign_layers: carry
     assert_eq!(list.local[0].path, Path::new("./kubespray"));
     let upstream = &list.upstreams.0["docker.io"];
     assert_eq!(upstream.password_file.as_deref(), Some(Path::new("/etc/p")));
-    assert_eq!(upstream.ca.as_deref(), Some(Path::new("./ca.pem")));
+    assert_eq!(upstream.ca.as_deref(), Some(&*std::path::absolute("ca.pem").unwrap()));
     assert_eq!(list.foreign_layers, ForeignLayers::Carry);
 }
 

@@ -106,8 +106,9 @@ pub struct ImageWish {
 }
 
 impl ImageWish {
-    pub(super) fn read(raw: Spanned<Image>, default: &Platforms) -> Result<Self, Wrong> {
-        let reference = raw.value.0.image.parse().map_err(|error: InvalidReference| Wrong::new(&raw, error))?;
+    pub(super) fn read(raw: &Spanned<Image>, default: &Platforms) -> Result<Self, Wrong> {
+        let reference =
+            raw.value.0.image.parse().map_err(|error: InvalidReference| Wrong::new(raw, error.to_string()))?;
         let platforms = match &raw.value.0.platforms {
             Some(platforms) => Platforms::read(platforms)?,
             None => default.clone(),
@@ -221,8 +222,8 @@ impl Wish {
 }
 
 /// Reads one item of `files:`.
-pub(super) fn read_file(raw: Spanned<File>) -> Result<Wish, Wrong> {
-    let wrong = |why: String| Wrong::new(&raw, why);
+pub(super) fn read_file(raw: &Spanned<File>) -> Result<Wish, Wrong> {
+    let wrong = |why: String| Wrong::new(raw, why);
     let file = &raw.value;
     let Some(text) = &file.url else {
         let path = file.path.clone().filter(|path| !path.as_os_str().is_empty());

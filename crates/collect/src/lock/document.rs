@@ -125,6 +125,7 @@ pub(super) mod time {
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub(in super::super) fn serialize<S: Serializer>(seconds: &i64, serializer: S) -> Result<S::Ok, S::Error> {
         let time = Timestamp::from_second(*seconds).unwrap_or_default();
         serializer.collect_str(&time)

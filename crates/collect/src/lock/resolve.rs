@@ -139,12 +139,11 @@ impl Locking<'_> {
     ) -> Result<LockedImage> {
         let reference = &wish.reference;
         let repository = reference.repository();
-        let (digest, trust, resolved, note) = match kept {
-            Some(kept) => (kept.digest, kept.trust, kept.resolved, kept.note.clone()),
-            None => {
-                let resolved = self.client.resolve(reference).await?;
-                (resolved.digest, resolved.trust, self.now, self.disagreement(reference).await?)
-            }
+        let (digest, trust, resolved, note) = if let Some(kept) = kept {
+            (kept.digest, kept.trust, kept.resolved, kept.note.clone())
+        } else {
+            let resolved = self.client.resolve(reference).await?;
+            (resolved.digest, resolved.trust, self.now, self.disagreement(reference).await?)
         };
         if trust.is_weak() {
             self.progress
@@ -246,10 +245,28 @@ impl Locking<'_> {
             futures_util::future::try_join_all(tags.iter().map(|tag| self.client.tagged(repository, tag))).await?;
         for (tag, found) in tags.into_iter().zip(found) {
             let Some(found) = found else { continue };
-            let manifests = walk.from(&found.digest, &Platforms::All).await?;
+            let Some(manifests) = self.attachment(repository, &found.digest, walk).await? else { continue };
             attached.push(Attached { subject, digest: found.digest, tag: Some(tag), manifests });
         }
         Ok(())
+    }
+
+    /// All of something that refers to something else; `None` when a part of it is gone: registries collect garbage, and
+    /// leave the lists that name it as they are.
+    async fn attachment(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        walk: &mut Walk<'_>,
+    ) -> Result<Option<Vec<LockedManifest>>> {
+        match walk.from(digest, &Platforms::All).await {
+            Ok(manifests) => Ok(Some(manifests)),
+            Err(Error::Upstream(upstream::Error::NotFound { url })) => {
+                self.progress.warn(&format!("{repository}: the referrer {digest} is left out: {url} is gone"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// What refers to `subject` by the referrers API, and what refers to that.
@@ -272,7 +289,8 @@ impl Locking<'_> {
                 }
                 // One that the fallback tag's index has brought along may still have referrers of its own.
                 if !walk.has(&referrer.digest) {
-                    let manifests = walk.from(&referrer.digest, &Platforms::All).await?;
+                    let found = self.attachment(repository, &referrer.digest, walk).await?;
+                    let Some(manifests) = found else { continue };
                     attached.push(Attached { subject, digest: referrer.digest, tag: None, manifests });
                 }
                 open.push((referrer.digest, depth + 1));
@@ -291,18 +309,18 @@ impl Locking<'_> {
             Some(_) => self.client.head(&wish.url).await?,
             None => upstream::Remote::default(),
         };
-        let (digest, size, last_modified) = match (expected, head.size) {
-            (Some(digest), Some(size)) => (digest, size, head.last_modified),
+        let (digest, size, last_modified) = if let (Some(digest), Some(size)) = (expected, head.size) {
+            (digest, size, head.last_modified)
+        } else {
             // Nobody says what it is, or how large: its bytes do.
-            _ => {
-                let mut sink = Hashing::default();
-                let remote = self.client.file(&wish.url, None, &mut sink).await?;
-                let (found, size) = sink.finish();
-                if let Some(expected) = expected.filter(|expected| *expected != found) {
-                    return Err(Error::WrongFile { name: wish.url.to_string(), expected, found });
-                }
-                (found, size, remote.last_modified)
+            self.progress.say(&format!("{}: reading it whole, to learn its size and sha256", wish.url));
+            let mut sink = Hashing::default();
+            let remote = self.client.file(&wish.url, None, &mut sink).await?;
+            let (found, size) = sink.finish();
+            if let Some(expected) = expected.filter(|expected| *expected != found) {
+                return Err(Error::WrongFile { name: wish.url.to_string(), expected, found });
             }
+            (found, size, remote.last_modified)
         };
         let trust = wish.check.trust();
         if trust == Trust::FirstUse {

@@ -103,6 +103,9 @@ fn what_is_written_reads_the_same() {
     insta::assert_snapshot!(text);
     // Git on another system may have changed the line ends.
     assert_eq!(Lock::parse(Path::new(AT), &text.replace('\n', "\r\n")).unwrap(), lock);
+    // As JSON it is sent to the server that holds the store.
+    let json = serde_json::to_string(&lock).unwrap();
+    assert_eq!(serde_json::from_str::<Lock>(&json).unwrap(), lock);
     let empty = Lock::default();
     assert_eq!(Lock::parse(Path::new(AT), &empty.print(Path::new(AT)).unwrap()).unwrap(), empty);
 }

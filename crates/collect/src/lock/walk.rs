@@ -43,8 +43,12 @@ impl<'a> Walk<'a> {
     /// The manifest `root` and those below it that these platforms need: parents before children, and nothing that an
     /// earlier call has found.
     pub(super) async fn from(&mut self, root: &Digest, platforms: &Platforms) -> Result<Vec<LockedManifest>> {
-        let mut found = Vec::new();
-        self.visit(*root, None, platforms, 0, &mut found).await?;
+        let (mut found, before) = (Vec::new(), self.visited.clone());
+        if let Err(error) = self.visit(*root, None, platforms, 0, &mut found).await {
+            // What was visited in vain is not carried.
+            self.visited = before;
+            return Err(error);
+        }
         // Found children first; reversed, no child stands before any of its parents.
         found.reverse();
         Ok(found)

@@ -1,11 +1,13 @@
 //! From a packing list to a store, against a registry and web server on loopback.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may")]
+
 mod server;
 
 use std::path::Path;
 use std::sync::Mutex;
 
-use artifact::media_type::{DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST};
+use artifact::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST};
 use artifact::{Digest, Progress, Repository, Trust};
 use collect::lock::lock;
 use collect::{Error, Lock, PackingList, pull};
@@ -82,7 +84,7 @@ impl Site {
         let config = format!(r#"{{"os":"{os}","architecture":"{architecture}"}}"#);
         let config = self.server.blob(name, OCI_CONFIG, config.as_bytes());
         let own = self.server.blob(name, OCI_LAYER_GZIP, format!("layer of {platform}").repeat(1000).as_bytes());
-        let shared = self.server.blob(name, OCI_LAYER_GZIP, &[7; 100_000]);
+        let shared = self.server.blob(name, OCI_LAYER_GZIP, &vec![7; 100_000]);
         let body =
             format!(r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{config},"layers":[{shared},{own}]}}"#);
         (self.server.manifest(name, tag, media_type, &body), body)
@@ -162,7 +164,10 @@ async fn an_index_with_all_that_belongs_to_it() {
         site.server.manifest("team/app", Some(&tag_of(of, "")), OCI_INDEX, &body)
     };
     let list_of_amd64 = fallback(&index.amd64, descriptor(OCI_MANIFEST, &sbom, sbom_body.len()));
-    fallback(&sbom, descriptor(OCI_MANIFEST, &countersigned, countersigned_body.len()));
+    // Its list names one that the registry has thrown away since.
+    let gone = descriptor(OCI_MANIFEST, &Digest::of(b"gone"), 4);
+    let countersignature = descriptor(OCI_MANIFEST, &countersigned, countersigned_body.len());
+    fallback(&sbom, format!("{countersignature},{gone}"));
 
     let list = site.list("platforms: [linux/amd64]\nimages: ['HOST/team/app:1']\n");
     let lock = site.lock(&list, None, &[], 1000).await.unwrap();
@@ -177,6 +182,8 @@ async fn an_index_with_all_that_belongs_to_it() {
     for attached in [signature, sbom, countersigned, list_of_amd64] {
         assert_eq!(all.iter().filter(|digest| **digest == attached).count(), 1);
     }
+
+    assert!(site.said.has(&format!("the referrer {} is left out", Digest::of(b"gone"))));
 
     let pulled = site.pull(&lock).await.unwrap();
     assert_eq!(pulled.items, 1);
@@ -216,6 +223,42 @@ async fn an_index_with_all_that_belongs_to_it() {
 }
 
 #[tokio::test]
+async fn shapes_that_are_not_just_images() {
+    let site = Site::new().await;
+    let (app, app_body) = site.image("odd", None, "linux/amd64", DOCKER_MANIFEST);
+    let (other, other_body) = site.image("odd", None, "linux/arm64", DOCKER_MANIFEST);
+    // An index in an index, whose own platform nobody says; both point at one manifest.
+    let of = |digest: &Digest, body: &str, architecture: &str| {
+        let platform = format!(r#","platform":{{"os":"linux","architecture":"{architecture}"}}}}"#);
+        descriptor(DOCKER_MANIFEST, digest, body.len()).replace('}', &platform)
+    };
+    let both = format!("{},{}", of(&app, &app_body, "amd64"), of(&other, &other_body, "arm64"));
+    let inner = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{both}]}}"#);
+    let inner_digest = site.server.manifest("odd", None, OCI_INDEX, &inner);
+    let nested = descriptor(OCI_INDEX, &inner_digest, inner.len());
+    let amd64 = of(&app, &app_body, "amd64");
+    let outer = format!(r#"{{"schemaVersion":2,"mediaType":"{DOCKER_LIST}","manifests":[{amd64},{nested}]}}"#);
+    let outer_digest = site.server.manifest("odd", Some("nested"), DOCKER_LIST, &outer);
+    // An artifact of nothing: no config, no layers.
+    let nothing = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","artifactType":"x/nothing"}}"#);
+    let nothing_digest = site.server.manifest("odd", None, OCI_MANIFEST, &nothing);
+
+    let text = format!("platforms: [linux/amd64]\nimages: ['HOST/odd:nested', 'HOST/odd@{nothing_digest}']\n");
+    let lock = site.lock(&site.list(&text), None, &[], 1).await.unwrap();
+    site.pull(&lock).await.unwrap();
+    let nested = lock.images.iter().find(|image| image.digest == outer_digest).unwrap();
+    let carried: Vec<Digest> = nested.manifests.iter().map(|manifest| manifest.digest).collect();
+    // Parents first, though the child stands before one of its parents in the document.
+    assert_eq!(carried, [outer_digest, inner_digest, app]);
+    let repository = site.repository("odd");
+    let kept = site.store.granted_manifest(&repository, &outer_digest).await.unwrap().unwrap();
+    assert_eq!((kept.complete, &*kept.bytes, &*kept.media_type), (true, outer.as_bytes(), DOCKER_LIST));
+    assert!(site.store.granted_manifest(&repository, &other).await.unwrap().is_none());
+    let name = nothing_digest.to_string();
+    assert_eq!(site.store.entry(&repository, &name).await.unwrap().unwrap().trust, Trust::Digest);
+}
+
+#[tokio::test]
 async fn a_lock_stays_as_it_is_until_it_is_told() {
     let site = Site::new().await;
     let (first, _) = site.image("app", Some("1"), "linux/amd64", OCI_MANIFEST);
@@ -237,10 +280,20 @@ async fn a_lock_stays_as_it_is_until_it_is_told() {
     assert_eq!(updated.images[0].resolved, 2000);
     assert_eq!(updated.files, before.files);
     assert!(site.said.has(&format!("{first} -> {second}")));
+    site.server.file("/dist/tool.bin", b"tool, again");
+    let updated_file = site.lock(&list, Some(&before), &["tool.bin"], 3000).await.unwrap();
+    assert_eq!(updated_file.images, before.images);
+    assert_eq!(updated_file.files[0].digest, Digest::of(b"tool, again"));
     let error = site.lock(&list, Some(&before), &["apps"], 2000).await.unwrap_err();
     assert!(matches!(error, Error::UnknownUpdate { name } if name == "apps"));
 
+    // What was locked is what is pulled, or nothing.
+    let error = site.pull(&updated).await.unwrap_err();
+    assert!(failures(&error)[0].ends_with("it is larger than the 4 bytes that were locked"), "{error}");
+    assert!(error.hint().unwrap().contains("naru lock --update"));
+
     // Going back to the older lock is what its user wants.
+    site.server.file("/dist/tool.bin", b"tool");
     site.pull(&updated).await.unwrap();
     let pulled = site.pull(&before).await.unwrap();
     assert_eq!((pulled.changed[0].old, pulled.changed[0].new), (Some(second), Some(first)));
@@ -452,6 +505,9 @@ async fn what_cannot_be_locked_is_named() {
     assert!(said[2].contains("none:1: "), "{said:?}");
     assert!(said[3].contains("tool.sha256: it has no sha256"), "{said:?}");
     assert!(said[4].contains("nowhere"), "{said:?}");
+    let shown = error.to_string();
+    assert!(shown.starts_with("5 of 5 could not be locked\n"), "{shown}");
+    assert_eq!(shown.lines().count(), 6, "{shown}");
     // Without its referrers, the first can be had.
     let list = site.list("platforms: [linux/amd64]\nimages: [{image: 'HOST/app:1', referrers: false}]\n");
     assert_eq!(site.lock(&list, None, &[], 1).await.unwrap().images[0].digest, app);

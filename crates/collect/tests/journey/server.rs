@@ -121,7 +121,7 @@ fn answer(stream: TcpStream, state: &Mutex<State>) {
     let mut text =
         format!("HTTP/1.1 {} X\r\nConnection: close\r\nContent-Length: {}\r\n", found.status, found.body.len());
     for (name, value) in &found.headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        text.extend([name, ": ", value, "\r\n"]);
     }
     text.push_str("\r\n");
     let mut stream = stream;

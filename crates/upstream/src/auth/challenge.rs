@@ -119,7 +119,7 @@ mod tests {
                 r#"Negotiate, Basic realm="a, \"b\"", bearer realm = https://a.example/t , error="x""#,
                 vec![Challenge::Basic, bearer("https://a.example/t", None, None)],
             ),
-            (r#"NTLM TlRMTVNTUAAC==, Basic realm=x"#, vec![Challenge::Basic]),
+            ("NTLM TlRMTVNTUAAC==, Basic realm=x", vec![Challenge::Basic]),
             ("Bearer", vec![]),
             (r#"Bearer realm="never closed"#, vec![]),
             ("", vec![]),

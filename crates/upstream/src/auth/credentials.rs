@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use artifact::normalise_host;
 use base64::Engine as _;
@@ -19,6 +20,9 @@ use crate::{Error, Result, Upstream};
 /// A credential file may have so many bytes; docker's own are a few kilobytes.
 const FILE_LIMIT: u64 = 1024 * 1024;
 
+/// A helper may ask its user something, but not for ever.
+const HELPER_TIMEOUT: Duration = Duration::from_mins(2);
+
 /// Who we are at one upstream.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Credential {
@@ -29,7 +33,7 @@ pub(crate) enum Credential {
         /// Password.
         password: String,
     },
-    /// An OAuth2 refresh token, which docker calls identity token.
+    /// An OAuth 2 refresh token, which docker calls identity token.
     Identity(String),
 }
 
@@ -234,7 +238,10 @@ async fn ask_helper(program: &Path, address: &str) -> Result<Option<Credential>>
         // A helper that does not read its input may still answer.
         let _ = stdin.write_all(address.as_bytes()).await;
     }
-    let output = child.wait_with_output().await.map_err(|error| failed(error.to_string()))?;
+    let output = tokio::time::timeout(HELPER_TIMEOUT, child.wait_with_output())
+        .await
+        .map_err(|_| failed("no answer in time".to_owned()))?
+        .map_err(|error| failed(error.to_string()))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout })
             .into_owned();

@@ -9,7 +9,8 @@ use url::Url;
 use super::credentials::Credential;
 use crate::error::{Error, Result, shown};
 use crate::page;
-use crate::transport::{ATTEMPTS, Ask, Transport, retried};
+use crate::retry::{ATTEMPTS, retried};
+use crate::transport::{Ask, Transport};
 
 /// A token's answer may have so many bytes.
 const LIMIT: usize = 512 * 1024;

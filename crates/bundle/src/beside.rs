@@ -1,0 +1,137 @@
+//! What lies beside the volumes, for people: lists, checksums, a read-me, the program.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use artifact::{Digest, Hasher};
+
+use crate::document::What;
+use crate::pack::{PackOptions, Packed, write_beside};
+use crate::plan::{Layout, Source};
+use crate::report::{self, Format};
+use crate::tree::Tree;
+use crate::volume::CHUNK;
+use crate::{Error, Result};
+
+/// Writes them all.
+pub(crate) fn write(packed: &Packed, layout: &Layout, trees: &[Tree], options: &PackOptions) -> Result<()> {
+    let out = &options.out;
+    let mut places: BTreeMap<Digest, (u64, BTreeSet<u32>)> = BTreeMap::new();
+    let mut manifests: HashMap<Digest, bytes::Bytes> = HashMap::new();
+    for (number, volume) in (1_u32..).zip(&layout.volumes) {
+        for item in &volume.items {
+            let (digest, size) = match (item.member.what(), &item.member.part) {
+                (Some(What::Manifest(digest)), _) => {
+                    if let Source::Bytes(bytes) = &item.source {
+                        manifests.insert(digest, bytes.clone());
+                    }
+                    (digest, item.member.size)
+                }
+                (Some(What::Blob(digest)), _) => (digest, item.member.size),
+                (Some(What::Part(digest)), Some(part)) => (digest, part.size),
+                _ => continue,
+            };
+            places.entry(digest).or_insert_with(|| (size, BTreeSet::new())).1.insert(number);
+        }
+    }
+    let rows = report::rows(trees, &places, |digest| manifests.get(digest).cloned());
+    let bundle = Some((&packed.id, packed.fingerprint.as_str()));
+    let html = report::report_of_rows(&rows, bundle, Format::Html);
+    let csv = report::report_of_rows(&rows, bundle, Format::Csv);
+    let readme = readme(packed, options.suffix.as_str());
+    let mut sums: BTreeMap<String, Digest> = earlier_sums(&out.join("SHA256SUMS"), layout);
+    for (name, text) in [("CONTENTS.html", html), ("CONTENTS.csv", csv), ("README.txt", readme)] {
+        write_beside(&out.join(name), text.as_bytes())?;
+        sums.insert(name.to_owned(), Digest::of(text.as_bytes()));
+    }
+    if let Some(binary) = &options.binary {
+        sums.insert("naru".to_owned(), copy_binary(binary, &out.join("naru"))?);
+    }
+    for volume in &packed.volumes {
+        let name = volume.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        sums.insert(name, volume.sha256);
+    }
+    let lines: String = sums.iter().fold(String::new(), |mut lines, (name, digest)| {
+        let _ = writeln!(lines, "{}  {name}", digest.hex());
+        lines
+    });
+    write_beside(&out.join("SHA256SUMS"), lines.as_bytes())
+}
+
+/// The lines of volumes of the same bundle that another run (`--only`) wrote here.
+fn earlier_sums(path: &Path, layout: &Layout) -> BTreeMap<String, Digest> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| {
+        let (hex, name) = line.split_once("  ")?;
+        let is_ours = layout.volumes.iter().any(|volume| volume.name == name);
+        let is_there = path.with_file_name(name).exists();
+        Some((name.to_owned(), Digest::from_hex(hex).ok()?)).filter(|_| is_ours && is_there)
+    });
+    lines.collect()
+}
+
+/// Copies the program, unless it lies there already; answers its digest.
+fn copy_binary(from: &Path, to: &Path) -> Result<Digest> {
+    let hash = |path: &Path| -> Result<Digest> {
+        let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
+        let (mut hasher, mut buffer) = (Hasher::sha256(), vec![0; CHUNK]);
+        loop {
+            let read = std::io::Read::read(&mut file, &mut buffer).map_err(Error::io(path))?;
+            if read == 0 {
+                return Ok(hasher.finish());
+            }
+            hasher.update(buffer.get(..read).unwrap_or_default());
+        }
+    };
+    let digest = hash(from)?;
+    if to.exists() && hash(to)? == digest {
+        return Ok(digest);
+    }
+    let partial = to.with_extension("partial");
+    std::fs::copy(from, &partial).map_err(Error::io(&partial))?;
+    // FAT has no modes and refuses to be given one; it shows every file as one that may be run.
+    let _ = std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o755));
+    std::fs::File::open(&partial).and_then(|file| file.sync_all()).map_err(Error::io(&partial))?;
+    std::fs::rename(&partial, to).map_err(Error::io(to))?;
+    Ok(digest)
+}
+
+fn readme(packed: &Packed, suffix: &str) -> String {
+    let Packed { id, words, fingerprint, of, .. } = packed;
+    let first = crate::volume_name(1, suffix);
+    let last = crate::volume_name(*of, suffix);
+    let hex = id.hex();
+    format!(
+        "A BUNDLE OF NARU\n\
+         \n\
+         {of} volume(s): {first} to {last}. Each is a plain tar, signed, and can be checked and loaded alone.\n\
+         The bundle's name, to compare by telephone or on paper:\n\
+         \n    {words}\n    {hex}\n\
+         \n\
+         Signed by key {fingerprint}.\n\
+         What is in it: CONTENTS.html, CONTENTS.csv. Checksums: SHA256SUMS (sha256sum -c SHA256SUMS).\n\
+         \n\
+         To check it:        ./naru verify .\n\
+         To load it:         ./naru load .\n\
+         To serve it:        ./naru serve\n\
+         To set a node up:   ./naru setup containerd   (or docker, podman)\n\
+         If ./naru may not be run from this medium, copy it to where it may: cp naru /tmp && chmod +x /tmp/naru\n\
+         A missing or damaged volume is named; load the rest now, and that volume when you have it.\n\
+         \n\
+         \n\
+         나루 번들\n\
+         \n\
+         볼륨 {of}개: {first}부터 {last}까지. 각 볼륨은 서명된 일반 tar 파일이며, 따로 검증하고 실을 수 있습니다.\n\
+         번들의 이름(전화나 종이로 대조하십시오)은 위의 여덟 단어입니다. 서명 키: {fingerprint}\n\
+         내용 목록: CONTENTS.html, CONTENTS.csv. 체크섬: SHA256SUMS (sha256sum -c SHA256SUMS)\n\
+         \n\
+         검증:        ./naru verify .\n\
+         싣기:        ./naru load .\n\
+         제공:        ./naru serve\n\
+         노드 설정:   ./naru setup containerd   (또는 docker, podman)\n\
+         이 매체에서 ./naru를 실행할 수 없으면 다른 곳에 복사해 실행하십시오: cp naru /tmp && chmod +x /tmp/naru\n\
+         빠지거나 손상된 볼륨은 이름을 알려 줍니다. 나머지를 먼저 싣고, 그 볼륨은 나중에 실으면 됩니다.\n"
+    )
+}

@@ -1,0 +1,205 @@
+//! What can go wrong with a bundle.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use artifact::Digest;
+
+/// An answer of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, with the thing it went wrong with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A volume is not what a volume is.
+    #[error("{path}: not a volume of a bundle: {why}")]
+    NotAVolume {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A volume of a format that is newer than this binary.
+    #[error("{path} needs a reader of bundle format {needed}; this naru reads up to {known}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// What it needs.
+        needed: u32,
+        /// What this binary reads.
+        known: u32,
+    },
+    /// The signature is missing, or not that of the document.
+    #[error("{path}: its signature is not right: {why}")]
+    Signature {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Signed by a key that is not trusted here.
+    #[error("{path} is signed by key {fingerprint}, which this store does not trust")]
+    Untrusted {
+        /// The file.
+        path: PathBuf,
+        /// The key's fingerprint.
+        fingerprint: String,
+    },
+    /// Volumes of more than one bundle where one was meant.
+    #[error("{path} is of bundle {found}, and {first} of bundle {expected}")]
+    OtherBundle {
+        /// The odd one.
+        path: PathBuf,
+        /// Its bundle's id.
+        found: String,
+        /// The first volume.
+        first: PathBuf,
+        /// Its bundle's id.
+        expected: String,
+    },
+    /// No volume was found.
+    #[error("{path}: there is no volume of a bundle")]
+    NoVolumes {
+        /// Where they were looked for.
+        path: PathBuf,
+    },
+    /// Members that are damaged or missing; everything else was done.
+    #[error("{}", list(.damage))]
+    Damaged {
+        /// Each of them, in words.
+        damage: Vec<String>,
+    },
+    /// The selection names something that the store has not, or not whole.
+    #[error("the store does not hold {} of what shall be packed: {}", .missing.len(), .missing.join("; "))]
+    NotThere {
+        /// Each of them, in words.
+        missing: Vec<String>,
+    },
+    /// Another bundle lies where this one should be written.
+    #[error("{path} holds volumes of another bundle")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The size of a volume is too small.
+    #[error("volumes of {size} bytes are too small: {why}")]
+    VolumeSize {
+        /// What was asked for.
+        size: u64,
+        /// Why it does not do.
+        why: String,
+    },
+    /// The disk lacks room.
+    #[error("{path} has {free} bytes free; {needed} are needed")]
+    NoSpace {
+        /// Where.
+        path: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// A key's text cannot be read.
+    #[error("{what} is not a key: {why}")]
+    Key {
+        /// The file or the text.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A store's blob is not what its name says.
+    #[error("the store's copy of {digest} is damaged")]
+    StoreDamaged {
+        /// The blob.
+        digest: Digest,
+    },
+    /// A tree of the bundle does not read.
+    #[error("the bundle's tree {digest} cannot be read: {why}")]
+    Tree {
+        /// Its digest.
+        digest: Digest,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A thread of ours ended without an answer.
+    #[error("a worker ended early: {0}")]
+    Worker(#[from] tokio::task::JoinError),
+}
+
+fn list(damage: &[String]) -> String {
+    match damage {
+        [one] => one.clone(),
+        many => format!("{} members are damaged or missing: {}", many.len(), many.join("; ")),
+    }
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn not_a_volume(path: &Path, why: impl Into<String>) -> Self {
+        Self::NotAVolume { path: path.to_owned(), why: why.into() }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Store(error) => return error.hint(),
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull => {
+                    "make room there, or write smaller volumes to several media (--volume-size)".to_owned()
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "run as a user that may, or copy the file to where you may".to_owned()
+                }
+                io::ErrorKind::ReadOnlyFilesystem => "mount it writable, or name another folder".to_owned(),
+                io::ErrorKind::FileTooLarge => {
+                    "that file system takes no files of this size; use --volume-size fat32".to_owned()
+                }
+                io::ErrorKind::NotFound => "check the path; is the medium mounted?".to_owned(),
+                _ => "the medium may be damaged; try another copy".to_owned(),
+            },
+            Self::NotAVolume { .. } => {
+                "name the volumes that `naru pack` wrote, or the folder they lie in; a cut copy must be copied again"
+                    .to_owned()
+            }
+            Self::Newer { .. } => "use the naru that lies beside the volumes".to_owned(),
+            Self::Signature { .. } => {
+                "the file was changed after it was packed, or damaged; get it again from where it was packed".to_owned()
+            }
+            Self::Untrusted { .. } => {
+                "compare that fingerprint with the one `naru pack` printed, then `naru key trust` the key".to_owned()
+            }
+            Self::OtherBundle { .. } => "load one bundle at a time".to_owned(),
+            Self::NoVolumes { .. } => "volumes are named naru-0001.tar and so on; is the medium mounted?".to_owned(),
+            Self::Damaged { .. } => {
+                "get another copy of the volumes named, and run the command again with only those".to_owned()
+            }
+            Self::NotThere { .. } => "run `naru pull` first".to_owned(),
+            Self::Occupied { .. } => "name an empty folder, or remove the old volumes".to_owned(),
+            Self::VolumeSize { .. } => "use a larger --volume-size; 10MiB is the least".to_owned(),
+            Self::NoSpace { .. } => "make room there, or use several media with --volume-size and --only".to_owned(),
+            Self::Key { .. } => "a key is what `naru key new` wrote, or minisign (without a password)".to_owned(),
+            Self::StoreDamaged { .. } => {
+                "`naru fsck` tells what is wrong; `naru pull` fetches it again once `naru rm` has dropped it".to_owned()
+            }
+            Self::Tree { .. } => "the bundle was made by a faulty or hostile program; do not load it".to_owned(),
+            Self::Worker(_) => return None,
+        })
+    }
+}

@@ -1,0 +1,552 @@
+//! Load: from volumes into a store, straight to their place.
+//!
+//! Blobs come first, whichever volumes are there: they are hashed on the way and named in the catalog, ungranted. With
+//! the plan and the trees (in the first and the last volume) come manifests, grants and entries; an entry becomes
+//! visible when everything it needs is here, wherever it came from. What is still missing keeps the bundle *pending*:
+//! its plan and trees stay in the catalog, and a later load of only the missing volume finishes the job.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use artifact::{Digest, Kind, Manifest, Progress};
+use serde::{Deserialize, Serialize};
+use store::{Applied, Cause, Change, NewBlob, Store};
+use tokio::sync::mpsc;
+
+use crate::document::{Member, Part, What};
+use crate::tree::Tree;
+use crate::verify::{Documents, documents, manifest_bytes, shown, some};
+use crate::volume::Volume;
+use crate::{Error, Plan, Result, key, plan, volume_name, words};
+
+/// Blobs that share a commit.
+const BATCH: usize = 64;
+
+/// How a bundle is to be loaded.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Let older entries replace newer ones.
+    pub force: bool,
+    /// Who loads, for the history.
+    pub by: String,
+}
+
+/// A bundle of which something is still missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// What is missing, each in words.
+    pub missing: Vec<String>,
+    /// How many entries wait for it; `None`: the list of entries itself is missing.
+    pub entries: Option<u64>,
+}
+
+/// What a load did to one bundle.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// The bundle's id in hex.
+    pub id: String,
+    /// The same as eight words.
+    pub words: String,
+    /// Who signed it.
+    pub fingerprint: String,
+    /// By which name that key is trusted; `None`: no key is trusted here yet.
+    pub trusted: Option<String>,
+    /// Blobs that were written, and their bytes.
+    pub written: (u64, u64),
+    /// Blobs that were here already.
+    pub present: u64,
+    /// Entries that the bundle has and that are whole.
+    pub entries: u64,
+    /// What changed.
+    pub applied: Applied,
+    /// What is damaged, each in words.
+    pub damage: Vec<String>,
+    /// Still missing, when something is.
+    pub pending: Option<Pending>,
+}
+
+/// Loads volumes, of one bundle or of several: each bundle by itself. The files were opened by the caller; their paths
+/// name them in messages.
+pub async fn load(
+    store: &Store,
+    files: Vec<(PathBuf, File)>,
+    options: &LoadOptions,
+    progress: Arc<dyn Progress>,
+) -> Result<Vec<Loaded>> {
+    let trusted = key::trusted(store).await?;
+    let (mut bundles, mut damage): (BTreeMap<Digest, Vec<Volume>>, Vec<Error>) = Default::default();
+    let alone = files.len() == 1;
+    for (path, file) in files {
+        match tokio::task::spawn_blocking(move || Volume::read(&path, file)).await? {
+            Ok(volume) => {
+                volume.check_trust(&trusted)?;
+                bundles.entry(volume.head.bundle).or_default().push(volume);
+            }
+            // One volume that cannot be read does not keep the others out; a hostile or strange one does.
+            Err(error @ (Error::NotAVolume { .. } | Error::Io { .. })) if !alone => damage.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    if bundles.is_empty() {
+        return Err(damage.pop().unwrap_or(Error::NoVolumes { path: PathBuf::from("what was given") }));
+    }
+    let mut all = Vec::new();
+    for (id, volumes) in bundles {
+        let trusted = trusted.iter().find(|one| volumes.iter().all(|volume| volume.key == one.key));
+        let mut loaded = Loaded {
+            id: id.hex(),
+            words: words(&id),
+            fingerprint: volumes.first().map(|volume| volume.key.fingerprint()).unwrap_or_default(),
+            trusted: trusted.map(|one| one.name.clone()),
+            damage: damage.iter().map(ToString::to_string).collect(),
+            ..Loaded::default()
+        };
+        Loading { store, id, options, progress: &progress }.run(volumes, &mut loaded).await?;
+        all.push(loaded);
+    }
+    Ok(all)
+}
+
+struct Loading<'a> {
+    store: &'a Store,
+    id: Digest,
+    options: &'a LoadOptions,
+    progress: &'a Arc<dyn Progress>,
+}
+
+/// What a worker brings.
+enum Brought {
+    Blob(NewBlob),
+    /// Pieces of a blob that are on disk and durable.
+    Pieces(Digest, Vec<(u64, u64)>),
+    Damage(String),
+}
+
+impl Loading<'_> {
+    async fn run(&self, volumes: Vec<Volume>, loaded: &mut Loaded) -> Result<()> {
+        let volumes = Arc::new(volumes);
+        let read = Arc::clone(&volumes);
+        let documents = tokio::task::spawn_blocking(move || documents(&read)).await??;
+        let remembered = match &documents {
+            Some(Documents { plan, trees }) => {
+                self.remember(plan, trees).await?;
+                documents
+            }
+            None => self.recall().await?,
+        };
+        self.blobs(&volumes, loaded).await?;
+        if let Some(documents) = remembered {
+            return self.entries(&volumes, documents, loaded).await;
+        }
+        let missing = vec!["the list of what the bundle holds: it is in its first and in its last volume".to_owned()];
+        loaded.pending = Some(Pending { missing, entries: None });
+        self.set_pending(loaded.pending.as_ref()).await
+    }
+
+    fn document(&self, what: &str) -> String {
+        format!("bundle/{}/{what}", self.id.hex())
+    }
+
+    /// Keeps the plan and the trees until the bundle is whole.
+    async fn remember(&self, plan: &Plan, trees: &[Tree]) -> Result<()> {
+        for (digest, tree) in plan.trees.iter().zip(trees) {
+            let name = self.document(&format!("tree/{}", digest.hex()));
+            self.store.document_once(&name, &tree.to_bytes()).await?;
+        }
+        let bytes = serde_json::to_vec(plan).unwrap_or_default();
+        self.store.document_once(&self.document("plan"), &bytes).await?;
+        Ok(())
+    }
+
+    /// The plan and the trees of an earlier load.
+    async fn recall(&self) -> Result<Option<Documents>> {
+        let Some(bytes) = self.store.document(&self.document("plan")).await? else { return Ok(None) };
+        let plan = plan::read(&bytes, std::path::Path::new("the plan of an earlier load"))?;
+        let mut trees = Vec::new();
+        for digest in &plan.trees {
+            let Some(bytes) = self.store.document(&self.document(&format!("tree/{}", digest.hex()))).await? else {
+                return Ok(None);
+            };
+            trees.push(Tree::parse(&bytes, digest)?);
+        }
+        Ok(Some(Documents { plan, trees }))
+    }
+
+    async fn set_pending(&self, pending: Option<&Pending>) -> Result<()> {
+        let name = self.document("pending");
+        match pending {
+            Some(pending) => {
+                let bytes = serde_json::to_vec(pending).unwrap_or_default();
+                self.store.set_document(&name, Some(&bytes)).await?;
+            }
+            None => {
+                for name in self.store.documents(&self.document("")).await? {
+                    self.store.set_document(&name, None).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings every blob of these volumes that the store has not.
+    async fn blobs(&self, volumes: &Arc<Vec<Volume>>, loaded: &mut Loaded) -> Result<()> {
+        let mut plain: Vec<(usize, Member)> = Vec::new();
+        let mut cut: BTreeMap<Digest, Vec<(usize, Member, Part)>> = BTreeMap::new();
+        let mut seen = HashSet::new();
+        for (number, volume) in volumes.iter().enumerate() {
+            for member in &volume.head.members {
+                match (member.what(), &member.part) {
+                    (Some(What::Blob(digest)), _) if seen.insert(digest) => {
+                        if self.store.blob(&digest).await?.is_some() {
+                            loaded.present += 1;
+                        } else {
+                            plain.push((number, member.clone()));
+                        }
+                    }
+                    (Some(What::Part(digest)), Some(part)) => {
+                        let pieces = cut.entry(digest).or_default();
+                        if !pieces.iter().any(|(_, known, _)| known.name == member.name) {
+                            pieces.push((number, member.clone(), part.clone()));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let mut work: Vec<Work> = Vec::new();
+        for (digest, mut pieces) in cut {
+            if self.store.blob(&digest).await?.is_some() {
+                loaded.present += 1;
+                continue;
+            }
+            let known = self.pieces(&digest).await?;
+            pieces.retain(|(_, member, part)| !covers(&known, part.at, member.size));
+            work.push(Work::Cut(digest, pieces, known));
+        }
+        // The largest first: the last to finish should be a small one.
+        plain.sort_by_key(|(_, member)| std::cmp::Reverse(member.size));
+        work.extend(plain.into_iter().map(|(number, member)| Work::Plain(number, member)));
+        let total = work.iter().map(Work::size).sum::<u64>();
+        let free = self.store.free_space()?;
+        if total > free {
+            return Err(Error::NoSpace { path: self.store.folder().to_owned(), needed: total, free });
+        }
+        self.progress.begin("load", total);
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let (sender, mut brought) = mpsc::channel(BATCH);
+        let (work, next) = (Arc::new(work), Arc::new(AtomicUsize::new(0)));
+        let failed: Arc<Mutex<Option<Error>>> = Arc::default();
+        for _ in 0..threads.min(work.len()) {
+            let (store, volumes, work, next) =
+                (self.store.clone(), Arc::clone(volumes), Arc::clone(&work), Arc::clone(&next));
+            let (sender, failed, progress) = (sender.clone(), Arc::clone(&failed), Arc::clone(self.progress));
+            tokio::task::spawn_blocking(move || {
+                while let Some(work) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match bring(&store, &volumes, work, progress.as_ref()) {
+                        Ok(brought) => {
+                            for one in brought {
+                                if sender.blocking_send(one).is_err() {
+                                    return;
+                                }
+                            }
+                        }
+                        Err(error) => {
+                            // The disk, not the medium: nobody goes on.
+                            next.store(usize::MAX / 2, Ordering::Relaxed);
+                            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut group = Vec::with_capacity(BATCH);
+        while brought.recv_many(&mut group, BATCH).await > 0 {
+            let mut change = Change::new();
+            for one in group.drain(..) {
+                match one {
+                    Brought::Blob(blob) => {
+                        loaded.written.0 += 1;
+                        loaded.written.1 += blob.size();
+                        change.blob(None, blob);
+                    }
+                    Brought::Pieces(digest, pieces) => self.set_pieces(&digest, &pieces).await?,
+                    Brought::Damage(damage) => loaded.damage.push(damage),
+                }
+            }
+            self.store.apply(change).await?;
+        }
+        self.progress.end();
+        loaded.damage.sort();
+        let failure = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Which pieces of a cut blob are on disk already: offset and length.
+    async fn pieces(&self, digest: &Digest) -> Result<Vec<(u64, u64)>> {
+        let bytes = self.store.document(&format!("pieces/{}", digest.hex())).await?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
+    }
+
+    async fn set_pieces(&self, digest: &Digest, pieces: &[(u64, u64)]) -> Result<()> {
+        let name = format!("pieces/{}", digest.hex());
+        let bytes = serde_json::to_vec(pieces).unwrap_or_default();
+        Ok(self.store.set_document(&name, (!pieces.is_empty()).then_some(&bytes)).await?)
+    }
+
+    /// Makes visible what is whole, and says what is not.
+    async fn entries(&self, volumes: &Arc<Vec<Volume>>, documents: Documents, loaded: &mut Loaded) -> Result<()> {
+        let Documents { plan, trees } = documents;
+        let cause = Cause { action: "load".to_owned(), subject: self.id.hex(), by: self.options.by.clone() };
+        let mut visible = Change::because(cause);
+        if self.options.force {
+            visible.force();
+        }
+        let mut waiting: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
+        let mut entries = 0;
+        for tree in &trees {
+            let graph = self.manifests(volumes, tree).await?;
+            for entry in tree.entries.values() {
+                let (needed, holes) = self.holes(tree, &graph, &entry.digest).await?;
+                let shown = shown(tree, &entry.name);
+                if holes.is_empty() {
+                    loaded.entries += 1;
+                    for blob in needed {
+                        visible.grant_blob(&tree.repository, &blob);
+                    }
+                    visible.entry(&tree.repository, entry.clone());
+                } else {
+                    entries += 1;
+                }
+                for hole in holes {
+                    waiting.entry(hole).or_default().insert(shown.clone());
+                }
+            }
+            // What no entry names (a signature, an attestation) is granted what it needs, as far as it is here.
+            for (parent, children) in &graph {
+                if tree.manifests.contains_key(parent) {
+                    for (child, is_manifest) in children {
+                        if !is_manifest && self.store.blob(child).await?.is_some() {
+                            visible.grant_blob(&tree.repository, child);
+                        }
+                    }
+                }
+            }
+        }
+        loaded.applied = self.store.apply(visible).await?;
+        if waiting.is_empty() {
+            return self.set_pending(None).await;
+        }
+        loaded.pending = Some(Pending { missing: missing(&plan, &waiting), entries: Some(entries) });
+        self.set_pending(loaded.pending.as_ref()).await
+    }
+
+    /// Puts a tree's manifests into the catalog, children first, and answers what each points at within what is carried.
+    async fn manifests(&self, volumes: &Arc<Vec<Volume>>, tree: &Tree) -> Result<HashMap<Digest, Vec<(Digest, bool)>>> {
+        let mut graph: HashMap<Digest, Vec<(Digest, bool)>> = HashMap::new();
+        let mut documents: HashMap<Digest, bytes::Bytes> = HashMap::new();
+        for (digest, known) in &tree.manifests {
+            let bytes = match self.store.granted_manifest(&tree.repository, digest).await? {
+                Some(there) => there.bytes,
+                None => match manifest_bytes(volumes, digest) {
+                    Some(bytes) => bytes.into(),
+                    None => match self.store.manifest(digest).await? {
+                        Some(there) => there.bytes,
+                        None => continue,
+                    },
+                },
+            };
+            let read = Manifest::parse(&bytes, &known.media_type)
+                .map_err(|source| store::Error::Manifest { digest: *digest, source })?;
+            let carried = |child: &&artifact::Descriptor| !known.omitted.contains(&child.digest);
+            let children = read.manifests.iter().filter(carried).map(|child| (child.digest, true));
+            let blobs = read.blobs().filter(carried).map(|child| (child.digest, false));
+            graph.insert(*digest, children.chain(blobs).collect());
+            documents.insert(*digest, bytes);
+        }
+        let mut change = Change::new();
+        for digest in children_first(&graph) {
+            if let (Some(bytes), Some(known)) = (documents.remove(&digest), tree.manifests.get(&digest)) {
+                let omitted = known.omitted.iter().copied().collect();
+                change.manifest(&tree.repository, &digest, bytes, &known.media_type, omitted);
+            }
+        }
+        self.store.apply(change).await?;
+        Ok(graph)
+    }
+
+    /// The blobs that an entry needs, and what of it all is not here.
+    async fn holes(
+        &self,
+        tree: &Tree,
+        graph: &HashMap<Digest, Vec<(Digest, bool)>>,
+        root: &Digest,
+    ) -> Result<(Vec<Digest>, Vec<Digest>)> {
+        let (mut needed, mut holes, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+        let mut open = vec![(*root, tree.repository.kind == Kind::Image)];
+        while let Some((digest, is_manifest)) = open.pop() {
+            if !seen.insert(digest) {
+                continue;
+            }
+            if is_manifest {
+                match graph.get(&digest) {
+                    Some(children) => open.extend(children),
+                    None => holes.push(digest),
+                }
+            } else if self.store.blob(&digest).await?.is_some() {
+                needed.push(digest);
+            } else {
+                holes.push(digest);
+            }
+        }
+        Ok((needed, holes))
+    }
+}
+
+/// One thing for a worker to bring.
+enum Work {
+    Plain(usize, Member),
+    /// Pieces to bring, and those that are on disk.
+    Cut(Digest, Vec<(usize, Member, Part)>, Vec<(u64, u64)>),
+}
+
+impl Work {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Plain(_, member) => member.size,
+            Self::Cut(_, pieces, _) => pieces.iter().map(|(_, member, _)| member.size).sum(),
+        }
+    }
+}
+
+/// Brings one blob, or what pieces there are of one. A damaged member is an answer; only our own disk is an error.
+fn bring(store: &Store, volumes: &[Volume], work: &Work, progress: &dyn Progress) -> Result<Vec<Brought>> {
+    match work {
+        Work::Plain(number, member) => {
+            let (Some(volume), Some(What::Blob(digest))) = (volumes.get(*number), member.what()) else {
+                return Ok(Vec::new());
+            };
+            let mut writer = store.writer(Some(&digest))?;
+            let streamed = volume.stream(member, |_, bytes| {
+                progress.advance(bytes.len() as u64);
+                Ok(writer.write(bytes)?)
+            });
+            match streamed {
+                Err(error @ Error::Store(_)) => Err(error),
+                Err(error) => Ok(vec![Brought::Damage(format!("{}: {error}", volume.damage(member)))]),
+                Ok(false) => Ok(vec![Brought::Damage(volume.damage(member))]),
+                Ok(true) => match writer.finish() {
+                    Ok(blob) => Ok(vec![Brought::Blob(blob)]),
+                    Err(store::Error::Mismatch { .. }) => Ok(vec![Brought::Damage(volume.damage(member))]),
+                    Err(error) => Err(error.into()),
+                },
+            }
+        }
+        Work::Cut(digest, pieces, known) => {
+            let size = pieces
+                .first()
+                .map_or_else(|| known.iter().map(|(at, len)| at + len).max(), |(_, _, part)| Some(part.size));
+            let mut patchwork = store.patchwork(digest, size.unwrap_or_default())?;
+            let (mut brought, mut have) = (Vec::new(), known.clone());
+            for (number, member, part) in pieces {
+                let Some(volume) = volumes.get(*number) else { continue };
+                let streamed = volume.stream(member, |at, bytes| {
+                    progress.advance(bytes.len() as u64);
+                    Ok(patchwork.write_at(part.at + at, bytes)?)
+                });
+                match streamed {
+                    Ok(true) => have.push((part.at, member.size)),
+                    Err(error @ Error::Store(_)) => return Err(error),
+                    Ok(false) => brought.push(Brought::Damage(volume.damage(member))),
+                    Err(error) => brought.push(Brought::Damage(format!("{}: {error}", volume.damage(member)))),
+                }
+            }
+            if size.is_some_and(|size| covers(&have, 0, size)) {
+                brought.push(Brought::Pieces(*digest, Vec::new()));
+                match patchwork.finish() {
+                    Ok(blob) => brought.push(Brought::Blob(blob)),
+                    Err(store::Error::Mismatch { .. }) => {
+                        brought.push(Brought::Damage(format!("the pieces of {digest} do not make it")));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            } else {
+                patchwork.keep()?;
+                brought.push(Brought::Pieces(*digest, have));
+            }
+            Ok(brought)
+        }
+    }
+}
+
+/// Whether these ranges (offset, length) cover `length` bytes from `at`.
+fn covers(ranges: &[(u64, u64)], at: u64, length: u64) -> bool {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable();
+    let end = at.saturating_add(length);
+    let mut reached = at;
+    for (from, length) in sorted {
+        if from <= reached {
+            reached = reached.max(from.saturating_add(length));
+        }
+    }
+    reached >= end
+}
+
+/// Digests in an order in which children stand before their parents.
+fn children_first(graph: &HashMap<Digest, Vec<(Digest, bool)>>) -> Vec<Digest> {
+    let mut roots: Vec<&Digest> = graph.keys().collect();
+    roots.sort();
+    let (mut order, mut seen) = (Vec::with_capacity(graph.len()), HashSet::new());
+    for root in roots {
+        let mut open = vec![(*root, false)];
+        while let Some((digest, done)) = open.pop() {
+            if done {
+                order.push(digest);
+            } else if graph.contains_key(&digest) && seen.insert(digest) {
+                open.push((digest, true));
+                open.extend(
+                    graph.get(&digest).into_iter().flatten().filter(|child| child.1).map(|child| (child.0, false)),
+                );
+            }
+        }
+    }
+    order
+}
+
+/// What is missing, volume by volume.
+fn missing(plan: &Plan, waiting: &BTreeMap<Digest, BTreeSet<String>>) -> Vec<String> {
+    let (mut said, mut named) = (Vec::new(), HashSet::new());
+    for (number, members) in plan.volumes.iter().enumerate() {
+        let mut needed_by = BTreeSet::new();
+        let (mut count, mut bytes) = (0, 0);
+        for member in members {
+            if let Some(What::Blob(digest) | What::Part(digest)) = member.what() {
+                if let Some(entries) = waiting.get(&digest) {
+                    named.insert(digest);
+                    needed_by.extend(entries.iter().map(String::as_str));
+                    count += 1;
+                    bytes += member.size;
+                }
+            }
+        }
+        if count > 0 {
+            let list: Vec<&str> = needed_by.into_iter().collect();
+            let name = volume_name(number + 1, "");
+            said.push(format!(
+                "volume {} ({name}): {count} members, {bytes} bytes, needed by {}",
+                number + 1,
+                some(&list)
+            ));
+        }
+    }
+    for (digest, entries) in waiting.iter().filter(|(digest, _)| !named.contains(digest)) {
+        let list: Vec<&str> = entries.iter().map(String::as_str).collect();
+        said.push(format!("{digest}, needed by {}", some(&list)));
+    }
+    said
+}

@@ -1,0 +1,512 @@
+//! Pack: from a store to volumes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use artifact::{Digest, Hasher, Kind, Progress, Repository, Selection, Wanted};
+use store::Store;
+
+use crate::document::{Member, SIGNATURE};
+use crate::plan::{self, Cargo, Item, LaidVolume, Layout, Source};
+use crate::tree::{Tree, TreeManifest};
+use crate::volume::CHUNK;
+use crate::{Error, Result, SecretKey, Volume, beside, document, key, tar, volumes_below, words};
+
+/// vfat's own number (statfs(2), `MSDOS_SUPER_MAGIC`); its files end one byte before 4 GiB.
+const VFAT: i64 = 0x4d44;
+const VFAT_LIMIT: u64 = (4 << 30) - 512;
+/// Images may need each other's manifests so deep.
+const DEPTH: usize = 32;
+
+/// How a bundle is to be packed.
+#[derive(Debug)]
+pub struct PackOptions {
+    /// The folder to write into; made when it is not there.
+    pub out: PathBuf,
+    /// Bytes that a volume may have; `None`: one volume.
+    pub volume_size: Option<u64>,
+    /// Write only these volumes, counted from 1.
+    pub only: Option<RangeInclusive<usize>>,
+    /// What the volumes' names end in; `.tar`.
+    pub suffix: String,
+    /// The key to sign with; `None`: the store's own.
+    pub sign: Option<SecretKey>,
+    /// The program to lay beside the volumes.
+    pub binary: Option<PathBuf>,
+}
+
+/// A volume that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedVolume {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub size: u64,
+    /// Of the whole file.
+    pub sha256: Digest,
+    /// Whether it lay there already, from an earlier run.
+    pub kept: bool,
+}
+
+/// A bundle that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// The bundle's id.
+    pub id: Digest,
+    /// The same as eight words.
+    pub words: String,
+    /// The fingerprint of the key that signed it.
+    pub fingerprint: String,
+    /// The public key, for the other side to trust.
+    pub public_key: String,
+    /// How many volumes it has in all.
+    pub of: usize,
+    /// Those that were written or kept by this run.
+    pub volumes: Vec<PackedVolume>,
+}
+
+/// Packs what is selected.
+///
+/// # Errors
+/// [`Error::NotThere`] with everything that the store lacks, before a byte is written; [`Error::NoSpace`] likewise.
+pub async fn pack(
+    store: &Store,
+    selection: &Selection,
+    options: PackOptions,
+    progress: Arc<dyn Progress>,
+) -> Result<Packed> {
+    let out = options.out.clone();
+    std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
+    let mut options = options;
+    let is_vfat = rustix::fs::statfs(&out).is_ok_and(|status| status.f_type == VFAT);
+    if is_vfat && options.volume_size.is_none_or(|size| size > VFAT_LIMIT) {
+        progress.say(&format!("{} is a FAT file system: volumes end before 4 GiB", out.display()));
+        options.volume_size = Some(VFAT_LIMIT);
+    }
+    let key = match options.sign.take() {
+        Some(key) => key,
+        None => key::of_store(store).await?,
+    };
+    let gathered = gather(store, selection).await?;
+    let bytes: u64 = gathered.blobs.iter().map(|item| item.member.size).sum();
+    progress.say(&format!("{} blobs and {} documents, {bytes} bytes", gathered.blobs.len(), gathered.documents.len()));
+    let (store, progress_too) = (store.clone(), Arc::clone(&progress));
+    tokio::task::spawn_blocking(move || write(&store, gathered, &options, &key, progress_too.as_ref())).await?
+}
+
+/// Everything that a selection needs, whole.
+struct Gathered {
+    trees: Vec<Tree>,
+    tree_digests: Vec<Digest>,
+    documents: Vec<Item>,
+    blobs: Vec<Item>,
+}
+
+async fn gather(store: &Store, selection: &Selection) -> Result<Gathered> {
+    let wanted = match selection {
+        Selection::These(wanted) => wanted.clone(),
+        Selection::All => everything(store).await?,
+    };
+    let mut gathering = Gathering {
+        store,
+        missing: Vec::new(),
+        trees: BTreeMap::new(),
+        blobs: Vec::new(),
+        seen: HashSet::new(),
+        manifests: HashMap::new(),
+    };
+    for wanted in &wanted {
+        gathering.want(wanted).await?;
+    }
+    let Gathering { missing, trees, blobs, manifests, .. } = gathering;
+    if !missing.is_empty() {
+        return Err(Error::NotThere { missing });
+    }
+    let trees: Vec<Tree> = trees.into_values().collect();
+    let document = |kind: &str, digest: &Digest, bytes: bytes::Bytes| {
+        let name = format!("{kind}/{}/{}", digest.algorithm().as_str(), digest.hex());
+        let member = Member { name, size: bytes.len() as u64, offset: 0, sha256: Digest::of(&bytes), part: None };
+        Item { member, source: Source::Bytes(bytes) }
+    };
+    let mut documents = Vec::new();
+    let mut tree_digests = Vec::new();
+    for tree in &trees {
+        let bytes: bytes::Bytes = tree.to_bytes().into();
+        let digest = Digest::of(&bytes);
+        tree_digests.push(digest);
+        documents.push(document("trees", &digest, bytes));
+    }
+    let mut sorted: Vec<_> = manifests.into_iter().collect();
+    sorted.sort_by_key(|(digest, _)| *digest);
+    documents.extend(sorted.into_iter().map(|(digest, bytes)| document("manifests", &digest, bytes)));
+    Ok(Gathered { trees, tree_digests, documents, blobs })
+}
+
+/// Every entry of the store.
+async fn everything(store: &Store) -> Result<Vec<Wanted>> {
+    let (mut wanted, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.repositories(None, after.as_ref(), 1000).await?;
+        let Some(last) = page.last() else { return Ok(wanted) };
+        after = Some(last.clone());
+        for repository in page {
+            let mut name = String::new();
+            loop {
+                let entries = store.entries(&repository, &name, 1000).await?;
+                let Some(last) = entries.last() else { break };
+                name.clone_from(&last.name);
+                wanted.extend(entries.into_iter().map(|entry| Wanted {
+                    repository: repository.clone(),
+                    name: entry.name,
+                    digest: entry.digest,
+                    manifests: None,
+                }));
+            }
+        }
+    }
+}
+
+struct Gathering<'a> {
+    store: &'a Store,
+    missing: Vec<String>,
+    trees: BTreeMap<Repository, Tree>,
+    blobs: Vec<Item>,
+    seen: HashSet<Digest>,
+    manifests: HashMap<Digest, bytes::Bytes>,
+}
+
+impl Gathering<'_> {
+    async fn want(&mut self, wanted: &Wanted) -> Result<()> {
+        let Wanted { repository, name, digest, manifests } = wanted;
+        let shown = match repository.kind {
+            Kind::Image if name.contains(':') => format!("{repository}@{name}"),
+            Kind::Image => format!("{repository}:{name}"),
+            _ => format!("{repository}/{name}"),
+        };
+        let entry = match self.store.entry(repository, name).await? {
+            Some(entry) if entry.digest == *digest => entry,
+            Some(entry) => {
+                self.missing.push(format!("{shown} is {} here, not {digest}", entry.digest));
+                return Ok(());
+            }
+            None => {
+                self.missing.push(format!("{shown} is not here"));
+                return Ok(());
+            }
+        };
+        let tree = self.trees.entry(repository.clone()).or_insert_with(|| Tree::new(repository.clone()));
+        tree.entries.insert(name.clone(), entry);
+        match repository.kind {
+            Kind::Image => self.image(repository, digest, manifests.as_deref(), &shown).await,
+            _ => self.blob(digest, &shown).await,
+        }
+    }
+
+    /// Gathers a manifest and what is below it: of the chosen manifests, or of everything that is carried here.
+    async fn image(
+        &mut self,
+        repository: &Repository,
+        root: &Digest,
+        chosen: Option<&[Digest]>,
+        shown: &str,
+    ) -> Result<()> {
+        let chosen: Option<HashSet<Digest>> = chosen.map(|digests| digests.iter().copied().collect());
+        let mut open: Vec<(Digest, usize)> = vec![(*root, 0)];
+        open.extend(chosen.iter().flatten().map(|digest| (*digest, 1)));
+        let mut visited = HashSet::new();
+        while let Some((digest, depth)) = open.pop() {
+            if !visited.insert(digest) || depth > DEPTH {
+                continue;
+            }
+            let Some(manifest) = self.store.granted_manifest(repository, &digest).await? else {
+                self.missing.push(format!("{shown} needs the manifest {digest}"));
+                continue;
+            };
+            let mut omitted = BTreeSet::new();
+            for link in self.store.links(&digest).await? {
+                let is_wanted = link.carried
+                    && (!link.is_manifest || chosen.as_ref().is_none_or(|chosen| chosen.contains(&link.child)));
+                if !is_wanted {
+                    omitted.insert(link.child);
+                } else if link.is_manifest {
+                    open.push((link.child, depth + 1));
+                } else {
+                    self.blob(&link.child, shown).await?;
+                }
+            }
+            if chosen.is_none() {
+                let referrers = self.store.referrers(repository, &digest).await?;
+                open.extend(referrers.into_iter().map(|referrer| (referrer.digest, depth + 1)));
+            }
+            let size = manifest.bytes.len() as u64;
+            self.manifests.insert(digest, manifest.bytes);
+            let tree = self.trees.entry(repository.clone()).or_insert_with(|| Tree::new(repository.clone()));
+            // Two entries may want different platforms of one index: what either wants is carried.
+            let known = tree.manifests.entry(digest).or_insert_with(|| TreeManifest {
+                digest,
+                size,
+                media_type: manifest.media_type,
+                omitted: omitted.clone(),
+            });
+            known.omitted.retain(|child| omitted.contains(child));
+        }
+        Ok(())
+    }
+
+    async fn blob(&mut self, digest: &Digest, shown: &str) -> Result<()> {
+        if !self.seen.insert(*digest) {
+            return Ok(());
+        }
+        let Some(blob) = self.store.blob(digest).await? else {
+            self.missing.push(format!("{shown} needs {digest}"));
+            return Ok(());
+        };
+        let name = format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex());
+        let member = Member { name, size: blob.size, offset: 0, sha256: *digest, part: None };
+        self.blobs.push(Item { member, source: Source::Blob(blob, 0) });
+        Ok(())
+    }
+}
+
+fn write(
+    store: &Store,
+    gathered: Gathered,
+    options: &PackOptions,
+    key: &SecretKey,
+    progress: &dyn Progress,
+) -> Result<Packed> {
+    let Gathered { trees, tree_digests, documents, mut blobs } = gathered;
+    for item in &mut blobs {
+        // A blob that goes by its sha512 still needs a sha256 for the head.
+        if let (Source::Blob(blob, _), artifact::Algorithm::Sha512) = (&item.source, item.member.sha256.algorithm()) {
+            item.member.sha256 = hash_piece(store, blob, 0, blob.size)?;
+        }
+    }
+    let cargo =
+        Cargo { trees: tree_digests, documents, blobs, limit: options.volume_size, suffix: &options.suffix, key };
+    let layout = plan::lay(&cargo, |blob, at, size| hash_piece(store, blob, at, size))?;
+    drop(cargo);
+    refuse_others(&layout, &options.out)?;
+    let numbers: Vec<usize> = (1..=layout.volumes.len())
+        .filter(|number| options.only.as_ref().is_none_or(|only| only.contains(number)))
+        .collect();
+    check_room(&layout, &numbers, options)?;
+    let total = numbers.iter().filter_map(|number| layout.volumes.get(number - 1)).map(|volume| volume.size).sum();
+    progress.begin("pack", total);
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(numbers.len().max(1));
+    let results: Vec<Result<Vec<PackedVolume>>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut written = Vec::new();
+                    while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Some(volume) = layout.volumes.get(number - 1) {
+                            written.push(write_volume(store, volume, &options.out, progress)?);
+                        }
+                    }
+                    Ok(written)
+                })
+            })
+            .collect();
+        let gone = || Error::Io { path: options.out.clone(), source: std::io::Error::other("a writer ended early") };
+        workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(gone()))).collect()
+    });
+    progress.end();
+    let mut volumes = Vec::new();
+    for written in results {
+        volumes.extend(written?);
+    }
+    volumes.sort_by(|one, other| one.path.cmp(&other.path));
+    let packed = Packed {
+        id: layout.id,
+        words: words(&layout.id),
+        fingerprint: key.public().fingerprint(),
+        public_key: key.public().to_line(),
+        of: layout.volumes.len(),
+        volumes,
+    };
+    beside::write(&packed, &layout, &trees, options)?;
+    sync_folder(&options.out)?;
+    Ok(packed)
+}
+
+fn hash_piece(store: &Store, blob: &store::Blob, at: u64, size: u64) -> Result<Digest> {
+    let mut hasher = Hasher::sha256();
+    copy(store, blob, at, size, |bytes| {
+        hasher.update(bytes);
+        Ok(())
+    })?;
+    Ok(hasher.finish())
+}
+
+/// Streams a piece of a blob.
+fn copy(
+    store: &Store,
+    blob: &store::Blob,
+    at: u64,
+    size: u64,
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut file = store.open_blob(blob)?;
+    let path = Path::new(&blob.key);
+    let _ = rustix::fs::fadvise(&file, at, std::num::NonZeroU64::new(size), rustix::fs::Advice::Sequential);
+    file.seek(SeekFrom::Start(at)).map_err(Error::io(path))?;
+    let mut buffer = vec![0; CHUNK.min(usize::try_from(size.max(1)).unwrap_or(CHUNK))];
+    let mut rest = size;
+    while rest > 0 {
+        let length = usize::try_from(rest).unwrap_or(CHUNK).min(buffer.len());
+        let read = file.read(buffer.get_mut(..length).unwrap_or_default()).map_err(Error::io(path))?;
+        if read == 0 {
+            return Err(Error::StoreDamaged { digest: blob.digest });
+        }
+        take(buffer.get(..read).unwrap_or_default())?;
+        rest -= read as u64;
+    }
+    Ok(())
+}
+
+/// Volumes of another bundle must not come to lie among ours.
+fn refuse_others(layout: &Layout, out: &Path) -> Result<()> {
+    let there = match volumes_below(&[out.to_owned()]) {
+        Err(Error::NoVolumes { .. }) => return Ok(()),
+        other => other?,
+    };
+    for path in there {
+        if Volume::open(&path).is_ok_and(|volume| volume.head.bundle == layout.id) {
+            continue;
+        }
+        return Err(Error::Occupied { path: out.to_owned() });
+    }
+    Ok(())
+}
+
+fn check_room(layout: &Layout, numbers: &[usize], options: &PackOptions) -> Result<()> {
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let mut needed = 1 << 20;
+    for volume in numbers.iter().filter_map(|number| layout.volumes.get(number - 1)) {
+        needed += volume.size.saturating_sub(size(&options.out.join(&volume.name)));
+    }
+    needed += options.binary.as_deref().map_or(0, size);
+    let status = rustix::fs::statvfs(&options.out).map_err(|error| Error::io(&options.out)(error.into()))?;
+    let free = status.f_bavail.saturating_mul(status.f_frsize);
+    if needed > free { Err(Error::NoSpace { path: options.out.clone(), needed, free }) } else { Ok(()) }
+}
+
+/// Writes a volume, head first, in one pass; under another name until it is whole and durable.
+fn write_volume(store: &Store, volume: &LaidVolume, out: &Path, progress: &dyn Progress) -> Result<PackedVolume> {
+    let path = out.join(&volume.name);
+    if let Some(sha256) = kept(&path, volume)? {
+        progress.advance(volume.size);
+        return Ok(PackedVolume { path, size: volume.size, sha256, kept: true });
+    }
+    let partial = out.join(format!("{}.partial", volume.name));
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(true).open(&partial).map_err(Error::io(&partial))?;
+    let mut writing = Writing { file, path: &partial, hasher: Hasher::sha256(), at: 0, progress };
+    let outcome = fill(store, volume, &mut writing);
+    if let Err(error) = outcome {
+        let _ = std::fs::remove_file(&partial);
+        return Err(error);
+    }
+    let Writing { file, hasher, .. } = writing;
+    file.sync_all().map_err(Error::io(&partial))?;
+    std::fs::rename(&partial, &path).map_err(Error::io(&path))?;
+    Ok(PackedVolume { path, size: volume.size, sha256: hasher.finish(), kept: false })
+}
+
+struct Writing<'a> {
+    file: File,
+    path: &'a Path,
+    hasher: Hasher,
+    at: u64,
+    progress: &'a dyn Progress,
+}
+
+impl Writing<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::io(self.path))?;
+        self.hasher.update(bytes);
+        self.at += bytes.len() as u64;
+        self.progress.advance(bytes.len() as u64);
+        Ok(())
+    }
+
+    fn pad(&mut self) -> Result<()> {
+        let length = usize::try_from(tar::padded(self.at) - self.at).unwrap_or_default();
+        self.put([0; 512].get(..length).unwrap_or_default())
+    }
+
+    fn document(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.put(&tar::header(name, bytes.len() as u64, self.at))?;
+        self.put(bytes)?;
+        self.pad()
+    }
+}
+
+fn fill(store: &Store, volume: &LaidVolume, writing: &mut Writing<'_>) -> Result<()> {
+    writing.document(document::HEAD, &volume.head)?;
+    writing.document(SIGNATURE, &volume.signature)?;
+    for Item { member, source } in &volume.items {
+        match source {
+            Source::Bytes(bytes) => writing.document(&member.name, bytes)?,
+            Source::Blob(blob, at) => {
+                writing.put(&tar::header(&member.name, member.size, writing.at))?;
+                copy(store, blob, *at, member.size, |bytes| writing.put(bytes))?;
+                writing.pad()?;
+            }
+        }
+    }
+    writing.put(&[0; 1024])
+}
+
+/// The hash of a volume that an earlier run finished: its size and its head are right, and only whole volumes bear
+/// their name.
+fn kept(path: &Path, volume: &LaidVolume) -> Result<Option<Digest>> {
+    let Ok(mut file) = File::open(path) else { return Ok(None) };
+    if file.metadata().map_err(Error::io(path))?.len() != volume.size {
+        return Ok(None);
+    }
+    let mut head = tar::header(document::HEAD, volume.head.len() as u64, 0);
+    head.extend_from_slice(&volume.head);
+    let mut found = vec![0; head.len()];
+    file.read_exact(&mut found).map_err(Error::io(path))?;
+    if found != head {
+        return Ok(None);
+    }
+    file.rewind().map_err(Error::io(path))?;
+    let mut hasher = Hasher::sha256();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let read = file.read(&mut buffer).map_err(Error::io(path))?;
+        if read == 0 {
+            return Ok(Some(hasher.finish()));
+        }
+        hasher.update(buffer.get(..read).unwrap_or_default());
+    }
+}
+
+/// Writes a small file beside the volumes, durably, under its name only when it is whole.
+pub(crate) fn write_beside(path: &Path, bytes: &[u8]) -> Result<()> {
+    let partial = path.with_extension("partial");
+    let file = File::create(&partial).map_err(Error::io(&partial))?;
+    let mut writer = BufWriter::new(&file);
+    writer.write_all(bytes).and_then(|()| writer.flush()).map_err(Error::io(&partial))?;
+    file.sync_all().map_err(Error::io(&partial))?;
+    std::fs::rename(&partial, path).map_err(Error::io(path))
+}
+
+fn sync_folder(folder: &Path) -> Result<()> {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Some file systems cannot (FAT in some kernels, network shares); their files were synced.
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        other => other.map_err(Error::io(folder)),
+    }
+}

@@ -1,0 +1,296 @@
+//! Verify: proves from the medium, before it leaves the room, that a bundle is whole.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use artifact::{Digest, Hasher, Kind, Manifest, Progress};
+
+use crate::document::{PLAN, What};
+use crate::key::Trusted;
+use crate::medium::{Medium, Past};
+use crate::tree::Tree;
+use crate::volume::{Volume, volumes_below};
+use crate::{Error, Plan, Result, plan, volume_name, words};
+
+/// What was proven, and what was not.
+#[derive(Clone, Debug, Default)]
+pub struct Verified {
+    /// The bundle's id in hex; empty when no volume could be read.
+    pub id: String,
+    /// The same as eight words.
+    pub words: String,
+    /// Who signed it.
+    pub fingerprint: String,
+    /// Whether that key is one that is trusted here; `None`: none is.
+    pub trusted: Option<bool>,
+    /// How many volumes it has in all, and how many were read.
+    pub volumes: (usize, usize),
+    /// Members that were hashed.
+    pub members: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Entries that are whole.
+    pub entries: u64,
+    /// Whether every byte came past the page cache; otherwise its pages were given up first.
+    pub bypassed: bool,
+    /// What is wrong, each in words.
+    pub damage: Vec<String>,
+    /// What is not there, each in words: volumes, and what they hold.
+    pub missing: Vec<String>,
+}
+
+impl Verified {
+    /// Whether the bundle may leave the room.
+    pub fn is_whole(&self) -> bool {
+        self.damage.is_empty() && self.missing.is_empty()
+    }
+}
+
+/// Reads every byte of these volumes (or of the folders they lie in) past the page cache. What is wrong is in the
+/// answer; `trusted` is who may have signed.
+///
+/// # Errors
+/// When there is nothing to verify, the volumes are of several bundles, or the signer is not trusted.
+pub async fn verify(paths: &[PathBuf], trusted: &[Trusted], progress: Arc<dyn Progress>) -> Result<Verified> {
+    let (paths, trusted) = (volumes_below(paths)?, trusted.to_vec());
+    tokio::task::spawn_blocking(move || verify_volumes(&paths, &trusted, progress.as_ref())).await?
+}
+
+fn verify_volumes(paths: &[PathBuf], trusted: &[Trusted], progress: &dyn Progress) -> Result<Verified> {
+    let mut verified = Verified { bypassed: true, ..Verified::default() };
+    let mut volumes: Vec<Volume> = Vec::new();
+    for path in paths {
+        match Volume::open(path) {
+            Ok(volume) => {
+                volume.check_trust(trusted)?;
+                if let Some(first) = volumes.first() {
+                    same_bundle(first, &volume)?;
+                }
+                volumes.push(volume);
+            }
+            Err(error @ (Error::NotAVolume { .. } | Error::Signature { .. })) if paths.len() > 1 => {
+                verified.damage.push(error.to_string());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let Some(first) = volumes.first() else { return Ok(verified) };
+    verified.id = first.head.bundle.hex();
+    verified.words = words(&first.head.bundle);
+    verified.fingerprint = first.key.fingerprint();
+    verified.trusted = (!trusted.is_empty()).then_some(true);
+    verified.volumes = (first.head.of as usize, volumes.len());
+    let good = hash_everything(&volumes, progress, &mut verified);
+    check_graphs(&volumes, &good, &mut verified)?;
+    Ok(verified)
+}
+
+pub(crate) fn same_bundle(first: &Volume, other: &Volume) -> Result<()> {
+    if first.head.bundle == other.head.bundle {
+        return Ok(());
+    }
+    Err(Error::OtherBundle {
+        path: other.path.clone(),
+        found: words(&other.head.bundle),
+        first: first.path.clone(),
+        expected: words(&first.head.bundle),
+    })
+}
+
+/// Hashes every member; answers those that are right, by name.
+fn hash_everything(volumes: &[Volume], progress: &dyn Progress, verified: &mut Verified) -> HashSet<String> {
+    let work: Vec<(&Volume, usize)> =
+        volumes.iter().flat_map(|volume| (0..volume.head.members.len()).map(move |number| (volume, number))).collect();
+    let total = volumes.iter().flat_map(|volume| &volume.head.members).map(|member| member.size).sum();
+    progress.begin("verify", total);
+    let next = AtomicUsize::new(0);
+    let shared = Mutex::new((verified, HashSet::new()));
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut media: HashMap<&Path, Result<Medium>> = HashMap::new();
+                while let Some((volume, number)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let Some(member) = volume.head.members.get(*number) else { continue };
+                    let medium = media.entry(&volume.path).or_insert_with(|| Medium::open(&volume.path));
+                    let mut hasher = Hasher::sha256();
+                    let read = match medium {
+                        Ok(medium) => medium.stream(member.offset, member.size, |bytes| {
+                            hasher.update(bytes);
+                            progress.advance(bytes.len() as u64);
+                        }),
+                        Err(error) => Err(Error::not_a_volume(&volume.path, error.to_string())),
+                    };
+                    let is_right = read.is_ok() && hasher.finish() == member.sha256;
+                    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                    let (verified, good) = &mut *shared;
+                    verified.members += 1;
+                    verified.bytes += member.size;
+                    verified.bypassed &= matches!(medium, Ok(medium) if medium.past == Past::Bypassed);
+                    if is_right {
+                        good.insert(member.name.clone());
+                    } else {
+                        let why = read.err().map_or_else(String::new, |error| format!(": {error}"));
+                        verified.damage.push(format!("{}{why}", volume.damage(member)));
+                    }
+                }
+            });
+        }
+    });
+    progress.end();
+    let (verified, good) = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+    verified.damage.sort();
+    good
+}
+
+/// The plan, and the trees with their manifests, from whichever edge volume has them undamaged.
+pub(crate) struct Documents {
+    pub(crate) plan: Plan,
+    pub(crate) trees: Vec<Tree>,
+}
+
+/// Reads them; `None`: neither edge volume is there, or whole.
+pub(crate) fn documents(volumes: &[Volume]) -> Result<Option<Documents>> {
+    for volume in volumes {
+        let Some(member) = volume.member(PLAN) else { continue };
+        let Ok(bytes) = volume.document(member) else { continue };
+        if Digest::of(&bytes) != volume.head.bundle {
+            return Err(Error::not_a_volume(&volume.path, "its plan is not the one its head names"));
+        }
+        let plan = plan::read(&bytes, &volume.path)?;
+        let mut trees = Vec::new();
+        for digest in &plan.trees {
+            let name = format!("trees/{}/{}", digest.algorithm().as_str(), digest.hex());
+            let found = volumes.iter().find_map(|volume| volume.document(volume.member(&name)?).ok());
+            let Some(bytes) = found else { return Ok(None) };
+            trees.push(Tree::parse(&bytes, digest)?);
+        }
+        return Ok(Some(Documents { plan, trees }));
+    }
+    Ok(None)
+}
+
+/// The bytes of a manifest that one of these volumes has.
+pub(crate) fn manifest_bytes(volumes: &[Volume], digest: &Digest) -> Option<Vec<u8>> {
+    let name = format!("manifests/{}/{}", digest.algorithm().as_str(), digest.hex());
+    volumes.iter().find_map(|volume| volume.document(volume.member(&name)?).ok())
+}
+
+/// Walks every entry down to its last blob, within what is carried.
+fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verified) -> Result<()> {
+    let Some(Documents { plan, trees }) = documents(volumes)? else {
+        verified.missing.push(format!(
+            "the list of what the bundle holds: it is in the first and in the last of its {} volumes",
+            verified.volumes.0
+        ));
+        return Ok(());
+    };
+    let present: BTreeSet<usize> = volumes.iter().map(|volume| volume.head.volume as usize).collect();
+    // A blob is good when its member is, or all its pieces are.
+    let mut whole: BTreeMap<Digest, (u64, u64)> = BTreeMap::new();
+    for member in plan.volumes.iter().flatten() {
+        let (digest, size) = match (member.what(), &member.part) {
+            (Some(What::Blob(digest) | What::Manifest(digest)), _) => (digest, member.size),
+            (Some(What::Part(digest)), Some(part)) => (digest, part.size),
+            _ => continue,
+        };
+        let (have, of) = whole.entry(digest).or_insert((0, size));
+        if good.contains(&member.name) && *have < *of {
+            *have += member.size;
+        }
+        // Empty blobs have nothing to add.
+        if *of == 0 && !good.contains(&member.name) {
+            *of = 1;
+        }
+    }
+    let is_here = |digest: &Digest| whole.get(digest).is_some_and(|(have, of)| have == of);
+    let mut needed_by: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
+    for tree in &trees {
+        for entry in tree.entries.values() {
+            let shown = shown(tree, &entry.name);
+            let mut holes = Vec::new();
+            let mut open = vec![entry.digest];
+            let mut seen = HashSet::new();
+            while let Some(digest) = open.pop() {
+                if !seen.insert(digest) {
+                    continue;
+                }
+                if !is_here(&digest) {
+                    holes.push(digest);
+                    continue;
+                }
+                if let Some(known) = tree.manifests.get(&digest) {
+                    let Some(bytes) = manifest_bytes(volumes, &digest) else {
+                        holes.push(digest);
+                        continue;
+                    };
+                    match Manifest::parse(&bytes, &known.media_type) {
+                        Ok(read) => open.extend(
+                            read.links().map(|link| link.digest).filter(|child| !known.omitted.contains(child)),
+                        ),
+                        Err(error) => verified.damage.push(format!("{shown}: {digest}: {error}")),
+                    }
+                } else if tree.repository.kind == Kind::Image && digest == entry.digest {
+                    holes.push(digest);
+                }
+            }
+            if holes.is_empty() {
+                verified.entries += 1;
+            }
+            for hole in holes {
+                needed_by.entry(hole).or_default().insert(shown.clone());
+            }
+        }
+    }
+    for (number, members) in plan.volumes.iter().enumerate().filter(|(number, _)| !present.contains(&(number + 1))) {
+        let bytes: u64 = members.iter().map(|member| member.size).sum();
+        let holds: BTreeSet<&String> = members
+            .iter()
+            .filter_map(|member| match member.what()? {
+                What::Blob(digest) | What::Part(digest) => needed_by.get(&digest),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let holds: Vec<&str> = holds.into_iter().map(String::as_str).collect();
+        let name = volume_name(number + 1, "");
+        verified.missing.push(format!("volume {} ({name}), {bytes} bytes, needed by: {}", number + 1, some(&holds)));
+    }
+    for (digest, entries) in &needed_by {
+        let carried_by_missing = plan.volumes.iter().enumerate().any(|(number, members)| {
+            !present.contains(&(number + 1))
+                && members
+                    .iter()
+                    .any(|member| matches!(member.what(), Some(What::Blob(d) | What::Part(d)) if d == *digest))
+        });
+        if !carried_by_missing {
+            let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
+            verified.missing.push(format!("{digest}, needed by: {}", some(&entries)));
+        }
+    }
+    Ok(())
+}
+
+/// An entry as people write it.
+pub(crate) fn shown(tree: &Tree, name: &str) -> String {
+    let repository = &tree.repository;
+    match repository.kind {
+        Kind::Image if name.contains(':') => format!("{repository}@{name}"),
+        Kind::Image => format!("{repository}:{name}"),
+        _ => format!("{repository}/{name}"),
+    }
+}
+
+/// The first few of a list.
+pub(crate) fn some(list: &[&str]) -> String {
+    match list {
+        [] => "nothing that is listed".to_owned(),
+        [first @ .., _, _] if list.len() > 6 => {
+            let few = first.get(..5).unwrap_or(first);
+            format!("{} and {} more", few.join(", "), list.len() - few.len())
+        }
+        all => all.join(", "),
+    }
+}

@@ -1,0 +1,429 @@
+//! A store's things go into volumes and come out on the other side, whatever happens to the volumes on the way.
+
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use artifact::{Digest, Entry, Repository, Selection, Silent, Trust, media_type};
+use bundle::{Error, LoadOptions, Loaded, PackOptions, Packed, key};
+use bytes::Bytes;
+use serde_json::json;
+use store::{Change, Store};
+
+const MIB: usize = 1 << 20;
+
+/// Bytes that do not repeat, and are the same each time.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+fn descriptor(kind: &str, bytes: &[u8]) -> serde_json::Value {
+    json!({"mediaType": kind, "digest": Digest::of(bytes), "size": bytes.len()})
+}
+
+fn document(value: &serde_json::Value) -> Bytes {
+    serde_json::to_vec(value).unwrap().into()
+}
+
+fn put(store: &Store, bytes: &[u8]) -> store::NewBlob {
+    let mut writer = store.writer(Some(&Digest::of(bytes))).unwrap();
+    writer.write(bytes).unwrap();
+    writer.finish().unwrap()
+}
+
+fn entry(name: &str, digest: Digest, seen: i64) -> Entry {
+    Entry { name: name.to_owned(), digest, size: 1, seen, origin: format!("origin of {name}"), trust: Trust::Tag }
+}
+
+/// A store with an image of two platforms (one left out), its signature, and two files, one of them 24 MiB.
+async fn filled(folder: &Path) -> Store {
+    let store = Store::open(folder).await.unwrap();
+    let (large, small) = (noise(1, 24 * MIB), noise(2, 3 * MIB));
+    let repository = Repository::image("a.io", "team/app");
+    let manifest = document(&json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST,
+        "config": descriptor(media_type::OCI_CONFIG, b"{}"), "layers": [descriptor(media_type::OCI_LAYER_GZIP, &small)]}));
+    let other = document(&json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "layers": []}));
+    let index = document(&json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [
+        descriptor(media_type::OCI_MANIFEST, &manifest), descriptor(media_type::OCI_MANIFEST, &other)]}));
+    let signature =
+        document(&json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "artifactType": "a/sig",
+        "config": descriptor(media_type::OCI_EMPTY, b"{}"), "layers": [descriptor("a/sig", b"signature")],
+        "subject": descriptor(media_type::OCI_INDEX, &index)}));
+    let mut change = Change::new();
+    for bytes in [small.as_slice(), b"{}", b"signature"] {
+        change.blob(Some(&repository), put(&store, bytes));
+    }
+    change.manifest(&repository, &Digest::of(&manifest), manifest, "", HashSet::new());
+    change.manifest(&repository, &Digest::of(&index), index.clone(), "", HashSet::from([Digest::of(&other)]));
+    change.manifest(&repository, &Digest::of(&signature), signature, "", HashSet::new());
+    change.entry(&repository, entry("1", Digest::of(&index), 100));
+    let files = Repository::files("dl.k8s.io");
+    for (name, bytes) in [("release/large", &large), ("release/tiny", &b"tiny".to_vec())] {
+        change.blob(Some(&files), put(&store, bytes));
+        change.entry(&files, entry(name, Digest::of(bytes), 100));
+    }
+    store.apply(change).await.unwrap();
+    store
+}
+
+fn options(out: &Path, volume_size: Option<u64>) -> PackOptions {
+    PackOptions { out: out.to_owned(), volume_size, only: None, suffix: ".tar".to_owned(), sign: None, binary: None }
+}
+
+async fn packed(folder: &Path, volume_size: Option<u64>) -> (Packed, PathBuf) {
+    let store = filled(&folder.join("outside")).await;
+    let out = folder.join("medium");
+    let packed = bundle::pack(&store, &Selection::All, options(&out, volume_size), Arc::new(Silent)).await.unwrap();
+    store.close().await;
+    (packed, out)
+}
+
+async fn try_load(store: &Store, volumes: &[PathBuf]) -> bundle::Result<Loaded> {
+    let files = volumes.iter().map(|path| (path.clone(), File::open(path).unwrap())).collect();
+    let mut all = bundle::load(store, files, &LoadOptions::default(), Arc::new(Silent)).await?;
+    assert_eq!(all.len(), 1);
+    Ok(all.remove(0))
+}
+
+async fn inside(folder: &Path) -> Store {
+    Store::open(&folder.join("inside")).await.unwrap()
+}
+
+/// Everything that `filled` has is here, byte for byte, and nothing is wrong.
+async fn is_whole(store: &Store) {
+    let repository = Repository::image("a.io", "team/app");
+    let tag = store.entry(&repository, "1").await.unwrap().unwrap();
+    assert_eq!((tag.seen, tag.trust), (100, Trust::Tag));
+    assert!(store.granted_manifest(&repository, &tag.digest).await.unwrap().unwrap().complete);
+    let referrers = store.referrers(&repository, &tag.digest).await.unwrap();
+    assert_eq!(referrers.len(), 1);
+    assert!(store.granted_blob(&repository, &Digest::of(b"signature")).await.unwrap().is_some());
+    let files = Repository::files("dl.k8s.io");
+    let large = store.entry(&files, "release/large").await.unwrap().unwrap();
+    assert_eq!(large.digest, Digest::of(&noise(1, 24 * MIB)));
+    assert!(store.granted_blob(&files, &large.digest).await.unwrap().is_some());
+    let fsck = store.fsck(false, Arc::new(Silent)).await.unwrap();
+    assert!(fsck.findings.is_empty(), "{:?}", fsck.findings);
+    assert!(store.documents("bundle/").await.unwrap().is_empty(), "nothing is pending any more");
+    assert!(store.documents("pieces/").await.unwrap().is_empty());
+}
+
+fn flip(path: &Path, offset: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+}
+
+#[tokio::test]
+async fn one_volume_goes_across() {
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, out) = packed(folder.path(), None).await;
+    assert_eq!((packed.of, packed.words.split(' ').count()), (1, 8));
+    let verified = bundle::verify(std::slice::from_ref(&out), &[], Arc::new(Silent)).await.unwrap();
+    assert!(verified.is_whole(), "{verified:?}");
+    assert_eq!((verified.entries, verified.words), (3, packed.words.clone()));
+    let store = inside(folder.path()).await;
+    let loaded = try_load(&store, &[packed.volumes[0].path.clone()]).await.unwrap();
+    assert!(loaded.pending.is_none() && loaded.damage.is_empty());
+    assert_eq!((loaded.entries, loaded.applied.replaced.len(), loaded.written.0), (3, 3, 5));
+    is_whole(&store).await;
+    // Twice changes nothing.
+    let again = try_load(&store, &[packed.volumes[0].path.clone()]).await.unwrap();
+    assert_eq!((again.applied.replaced.len(), again.written.0), (0, 0));
+    assert_eq!(store.history(9).await.unwrap().len(), 1);
+    // `tar` and `sha256sum` read what lies there.
+    let run = |program: &str, arguments: &[&str]| {
+        std::process::Command::new(program).args(arguments).current_dir(&out).output().unwrap()
+    };
+    let listed = run("tar", &["-tf", "naru-0001.tar"]);
+    assert!(listed.status.success() && listed.stderr.is_empty(), "{}", String::from_utf8_lossy(&listed.stderr));
+    assert!(String::from_utf8_lossy(&listed.stdout).starts_with("volume.json\nvolume.json.minisig\nbundle.json\n"));
+    assert!(run("sha256sum", &["--strict", "-c", "SHA256SUMS"]).status.success());
+    for name in ["CONTENTS.html", "CONTENTS.csv", "README.txt"] {
+        assert!(out.join(name).exists(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn volumes_go_in_any_order_one_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, out) = packed(folder.path(), Some(10 << 20)).await;
+    assert!(packed.of >= 3, "{}", packed.of);
+    assert!(packed.volumes.iter().all(|volume| volume.size <= 10 << 20));
+    assert!(bundle::verify(&[out], &[], Arc::new(Silent)).await.unwrap().is_whole());
+    let store = inside(folder.path()).await;
+    // From the middle, whose volumes do not know what the bundle holds.
+    let mut order: Vec<usize> = (1..packed.of - 1).rev().collect();
+    order.extend([packed.of - 1, 0]);
+    for (count, number) in order.iter().enumerate() {
+        let loaded = try_load(&store, &[packed.volumes[*number].path.clone()]).await.unwrap();
+        assert_eq!(loaded.pending.is_none(), count + 1 == order.len(), "{:?}", loaded.pending);
+        if let Some(pending) = loaded.pending.filter(|pending| pending.entries.is_some()) {
+            assert!(pending.missing[0].contains("naru-0001"), "{pending:?}");
+        }
+    }
+    is_whole(&store).await;
+}
+
+#[tokio::test]
+async fn the_same_store_gives_the_same_volumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, out) = packed(folder.path(), Some(10 << 20)).await;
+    let store = Store::open(&folder.path().join("outside")).await.unwrap();
+    // Only one volume again: byte for byte.
+    std::fs::remove_file(&first.volumes[1].path).unwrap();
+    let only = PackOptions { only: Some(2..=2), ..options(&out, Some(10 << 20)) };
+    let second = bundle::pack(&store, &Selection::All, only, Arc::new(Silent)).await.unwrap();
+    assert_eq!((second.id, second.volumes.len()), (first.id, 1));
+    assert_eq!(second.volumes[0].sha256, first.volumes[1].sha256);
+    // A run that was interrupted keeps what was whole.
+    std::fs::remove_file(&first.volumes[0].path).unwrap();
+    let again = bundle::pack(&store, &Selection::All, options(&out, Some(10 << 20)), Arc::new(Silent)).await.unwrap();
+    assert_eq!(again.volumes.iter().filter(|volume| !volume.kept).count(), 1);
+    assert_eq!(
+        again.volumes.iter().map(|volume| volume.sha256).collect::<Vec<_>>(),
+        first.volumes.iter().map(|volume| volume.sha256).collect::<Vec<_>>()
+    );
+    // Another bundle does not come to lie among them.
+    let refused = bundle::pack(&store, &Selection::All, options(&out, None), Arc::new(Silent)).await.unwrap_err();
+    assert!(matches!(refused, Error::Occupied { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_damaged_member_is_named_and_the_rest_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, out) = packed(folder.path(), None).await;
+    let path = &packed.volumes[0].path;
+    let volume = bundle::Volume::open(path).unwrap();
+    let hurt = volume.head.members.iter().find(|member| member.size == 3 * MIB as u64).unwrap();
+    flip(path, hurt.offset + 12345);
+    let verified = bundle::verify(&[out], &[], Arc::new(Silent)).await.unwrap();
+    assert!(!verified.is_whole());
+    assert!(verified.damage[0].contains(&hurt.name), "{:?}", verified.damage);
+    assert!(verified.missing[0].contains("a.io/team/app:1"), "{:?}", verified.missing);
+    let store = inside(folder.path()).await;
+    let loaded = try_load(&store, std::slice::from_ref(path)).await.unwrap();
+    assert!(loaded.damage[0].contains(&hurt.name));
+    assert_eq!(loaded.pending.unwrap().entries, Some(1));
+    assert!(store.entry(&Repository::image("a.io", "team/app"), "1").await.unwrap().is_none());
+    assert!(store.entry(&Repository::files("dl.k8s.io"), "release/tiny").await.unwrap().is_some());
+    // A good copy of that volume finishes it.
+    flip(path, hurt.offset + 12345);
+    assert!(try_load(&store, std::slice::from_ref(path)).await.unwrap().pending.is_none());
+    is_whole(&store).await;
+}
+
+#[tokio::test]
+async fn a_missing_volume_is_named_with_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, out) = packed(folder.path(), Some(10 << 20)).await;
+    std::fs::rename(&packed.volumes[1].path, folder.path().join("lost")).unwrap();
+    let verified = bundle::verify(&[out], &[], Arc::new(Silent)).await.unwrap();
+    assert!(
+        verified.missing.iter().any(|text| text.contains("naru-0002") && text.contains("dl.k8s.io/release/large")),
+        "{:?}",
+        verified.missing
+    );
+}
+
+#[tokio::test]
+async fn only_trusted_keys_are_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, out) = packed(folder.path(), None).await;
+    let path = packed.volumes[0].path.clone();
+    let store = inside(folder.path()).await;
+    let stranger = bundle::SecretKey::generate().unwrap();
+    key::trust(&store, &stranger.public(), "stranger").await.unwrap();
+    let refused = try_load(&store, std::slice::from_ref(&path)).await.unwrap_err();
+    assert!(
+        matches!(&refused, Error::Untrusted { fingerprint, .. } if *fingerprint == packed.fingerprint),
+        "{refused}"
+    );
+    assert_eq!(store.usage().await.unwrap().blobs, 0);
+    let trusted = key::trusted(&store).await.unwrap();
+    bundle::verify(&[out], &trusted, Arc::new(Silent)).await.unwrap_err();
+    key::trust(&store, &bundle::PublicKey::parse(&packed.public_key, "k").unwrap(), "outside").await.unwrap();
+    assert_eq!(try_load(&store, std::slice::from_ref(&path)).await.unwrap().trusted.as_deref(), Some("outside"));
+
+    // A head that was changed, and a signature that is not there.
+    flip(&path, 600);
+    assert!(matches!(try_load(&store, &[path]).await.unwrap_err(), Error::Signature { .. } | Error::NotAVolume { .. }));
+}
+
+/// Writes a tar of these members with the `tar` crate, which is not what wrote ours.
+fn tar_of(path: &Path, members: &[(&str, tar::EntryType, &[u8])]) {
+    let mut builder = tar::Builder::new(File::create(path).unwrap());
+    for (name, kind, bytes) in members {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_entry_type(*kind);
+        header.as_ustar_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+        if *kind == tar::EntryType::Symlink {
+            header.set_link_name("/etc/passwd").unwrap();
+        }
+        header.set_cksum();
+        builder.append(&header, *bytes).unwrap();
+    }
+    builder.finish().unwrap();
+}
+
+#[tokio::test]
+async fn hostile_volumes_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = inside(folder.path()).await;
+    let before = std::fs::read_dir(folder.path()).unwrap().count();
+    let key = bundle::SecretKey::from_seed(&[3; 32]).unwrap();
+    let digest = Digest::of(b"abc");
+    let blob = format!("blobs/sha256/{}", digest.hex());
+    let plain = tar::EntryType::Regular;
+    // A head as its own signer makes it: right in every way but the one under test.
+    let head = |reader: u32, members: serde_json::Value| {
+        let head = json!({"format": 1, "reader": reader, "bundle": digest, "volume": 1, "of": 1,
+            "key": key.public().to_line(), "members": members});
+        let bytes = serde_json::to_vec(&head).unwrap();
+        let signature = key.sign(&bytes, "comment").to_text().into_bytes();
+        (bytes, signature)
+    };
+    let member =
+        |name: &str, offset: u64, size: u64| json!({"name": name, "size": size, "offset": offset, "sha256": digest});
+    let path = folder.path().join("evil.tar");
+    let volume = |(head, signature): &(Vec<u8>, Vec<u8>), more: &[(&str, tar::EntryType, &[u8])]| {
+        let mut members = vec![("volume.json", plain, head.as_slice()), ("volume.json.minisig", plain, signature)];
+        members.extend_from_slice(more);
+        tar_of(&path, &members);
+    };
+    let offset = 2560;
+    let right = head(1, json!([member(&blob, offset, 3)]));
+    volume(&right, &[(&blob, plain, b"abc")]);
+    bundle::Volume::open(&path).unwrap();
+
+    let refused = async |what: &str| {
+        let error = try_load(&store, std::slice::from_ref(&path)).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(what), "expected `{what}` in: {text}");
+        assert!(text.contains("evil.tar") && error.hint().is_some(), "{text}");
+    };
+    for name in ["../../evil", "/etc/evil", "blobs/sha256/../../evil", "BLOBS/x"] {
+        volume(&head(1, json!([member(name, offset, 3)])), &[(name, plain, b"abc")]);
+        refused("is not the name of a member").await;
+        volume(&right, &[(name, plain, b"abc")]);
+        refused("should be, there is").await;
+    }
+    volume(&right, &[(&blob, tar::EntryType::Symlink, b"")]);
+    refused("is a symbolic link").await;
+    volume(&right, &[(&blob, tar::EntryType::Link, b"")]);
+    refused("is a hard link").await;
+    volume(
+        &head(1, json!([member(&blob, offset, 3), member(&blob, offset + 1024, 3)])),
+        &[(&blob, plain, b"abc"), (&blob, plain, b"abc")],
+    );
+    refused("is there twice").await;
+    volume(&head(1, json!([member(&blob, offset, u64::MAX - 4096)])), &[(&blob, plain, b"abc")]);
+    refused("").await;
+    volume(&head(1, json!([member(&blob, offset, 1 << 40)])), &[(&blob, plain, b"abc")]);
+    refused("it is cut").await;
+    volume(&right, &[(&blob, plain, b"abc"), ("extra", plain, b"what nobody listed")]);
+    refused("behind its last member").await;
+    volume(&head(2, json!([])), &[]);
+    refused("reader of bundle format 2").await;
+    let (document, mut signature) = right.clone();
+    signature[80] = if signature[80] == b'A' { b'B' } else { b'A' };
+    volume(&(document.clone(), signature), &[(&blob, plain, b"abc")]);
+    refused("signature is not right").await;
+    tar_of(&path, &[("volume.json", plain, &document), (&blob, plain, b"abc")]);
+    refused("it is missing").await;
+    volume(&right, &[(&blob, plain, b"abd")]);
+    let loaded = try_load(&store, std::slice::from_ref(&path)).await.unwrap();
+    assert!(loaded.damage[0].contains("is damaged"), "{:?}", loaded.damage);
+    for length in [0, 100, 600, 2000, 2562] {
+        volume(&right, &[(&blob, plain, b"abc")]);
+        File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+        try_load(&store, std::slice::from_ref(&path)).await.unwrap_err();
+    }
+    std::fs::write(&path, "<html>blocked by your gateway</html>".repeat(100)).unwrap();
+    refused("not a volume").await;
+    assert_eq!(store.usage().await.unwrap().blobs, 0);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), before + 1);
+}
+
+#[tokio::test]
+async fn volumes_of_two_bundles_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, out) = packed(folder.path(), None).await;
+    let store = Store::open(&folder.path().join("outside")).await.unwrap();
+    let other = folder.path().join("other");
+    let files = Repository::files("dl.k8s.io");
+    let tiny = artifact::Wanted {
+        repository: files,
+        name: "release/tiny".into(),
+        digest: Digest::of(b"tiny"),
+        manifests: None,
+    };
+    let two =
+        bundle::pack(&store, &Selection::These(vec![tiny]), options(&other, None), Arc::new(Silent)).await.unwrap();
+    let both = [one.volumes[0].path.clone(), two.volumes[0].path.clone()];
+    let refused = bundle::verify(&both, &[], Arc::new(Silent)).await.unwrap_err();
+    assert!(matches!(refused, Error::OtherBundle { .. }), "{refused}");
+    let store = inside(folder.path()).await;
+    let files = both.iter().map(|path| (path.clone(), File::open(path).unwrap())).collect();
+    assert_eq!(bundle::load(&store, files, &LoadOptions::default(), Arc::new(Silent)).await.unwrap().len(), 2);
+    is_whole(&store).await;
+    drop(out);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_refused_before_a_byte_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(&folder.path().join("outside")).await;
+    let gone = artifact::Wanted {
+        repository: Repository::image("b.io", "x"),
+        name: "9".into(),
+        digest: Digest::of(b"?"),
+        manifests: None,
+    };
+    let out = folder.path().join("medium");
+    let refused =
+        bundle::pack(&store, &Selection::These(vec![gone]), options(&out, None), Arc::new(Silent)).await.unwrap_err();
+    assert!(refused.to_string().contains("b.io/x:9"), "{refused}");
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+    let refused = bundle::pack(&store, &Selection::All, options(&out, Some(1000)), Arc::new(Silent)).await.unwrap_err();
+    assert!(matches!(refused, Error::VolumeSize { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn reports_put_weak_trust_first_and_escape_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(&folder.path().join("outside")).await;
+    let files = Repository::files("evil.example");
+    let mut change = Change::new();
+    change.blob(Some(&files), put(&store, b"evil"));
+    let name = "=cmd<script>alert(1)</script>,\"x\"";
+    change
+        .entry(&files, Entry { trust: Trust::FirstUse, origin: "=1+1".into(), ..entry(name, Digest::of(b"evil"), 1) });
+    store.apply(change).await.unwrap();
+    let out = folder.path().join("medium");
+    bundle::pack(&store, &Selection::All, options(&out, None), Arc::new(Silent)).await.unwrap();
+    let html = std::fs::read_to_string(out.join("CONTENTS.html")).unwrap();
+    assert!(!html.contains("<script>") && html.contains("&lt;script&gt;"));
+    let csv = std::fs::read_to_string(out.join("CONTENTS.csv")).unwrap();
+    assert!(csv.lines().nth(1).unwrap().contains("first-use"), "{csv}");
+    assert!(csv.contains(",'=1+1,"), "{csv}");
+    let again = bundle::report_of_bundle(&[out], bundle::Format::Csv).unwrap();
+    assert_eq!(again, csv);
+    insta::assert_snapshot!(csv);
+}

@@ -1,0 +1,195 @@
+//! `naru serve`: hands the store out, and carries commands out for who cannot open it meanwhile.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kinds::client::Client;
+use serde_json::json;
+use serve::{Config, Server};
+use store::Store;
+use tokio::sync::oneshot;
+
+use super::{Context, holder, setup};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::signals;
+use crate::terminal::Speaker;
+
+/// How to serve. What is not given here stands in the configuration, or has its default.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Request {
+    /// Speaks TLS and plain HTTP here; port 0 takes a free one [default: 0.0.0.0:5000]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Speaks plain HTTP alone here, for containerd's mirrors with http:// addresses
+    #[arg(long, value_name = "ADDR")]
+    plain: Option<SocketAddr>,
+    /// Another name or address for the certificate
+    #[arg(long, value_name = "NAME")]
+    san: Vec<String>,
+    /// A PEM certificate chain in place of the site's own
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// The configuration [default: serve.yaml in the store's folder, when it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Writes a line for each request, `-` to standard output
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
+}
+
+impl Request {
+    /// The configuration with the flags above it.
+    fn config(&self, store: &Path) -> anyhow::Result<Config> {
+        let path = self.config.clone().unwrap_or_else(|| store.join("serve.yaml"));
+        let mut config = match fs::read_to_string(&path) {
+            Ok(text) => parse(&path, &text)?,
+            Err(error) if error.kind() == ErrorKind::NotFound && self.config.is_none() => Config::default(),
+            Err(error) => return Err(anyhow::Error::new(error).context(path.display().to_string())),
+        };
+        if let Some(listen) = self.listen {
+            config.listen = listen;
+        }
+        config.plain = self.plain.or(config.plain);
+        config.san.extend(self.san.iter().cloned());
+        if self.cert.is_some() {
+            config.cert.clone_from(&self.cert);
+            config.key.clone_from(&self.key);
+        }
+        if self.access_log.is_some() {
+            config.access_log.clone_from(&self.access_log);
+        }
+        Ok(config)
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<Config, Failure> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        Failure::new(format!("{}: {error}", path.display()))
+            .hint("docs/reference/serve.md describes every key")
+            .exit(Exit::Usage)
+    })
+}
+
+/// Serves until `end` comes, and then lets the pulls that are under way end too; at a second signal it goes at once.
+pub(crate) async fn run(
+    request: &Request,
+    context: &Context,
+    voice: &Speaker,
+    end: impl Future<Output = Exit>,
+) -> anyhow::Result<Exit> {
+    let folder = context.folder()?;
+    let config = request.config(&folder)?;
+    let store = Store::open(&folder).await?;
+    let socket = store.listen()?;
+    let server = Arc::new(Server::bind(store.clone(), config).await?);
+    announce(&server, &store, voice).await?;
+    let (ending, ended) = oneshot::channel();
+    let shutdown = async {
+        end.await;
+        voice.say("ending; pulls that are under way may finish (once more ends them too)");
+        let _ = ending.send(());
+    };
+    let hurried = async {
+        let _ = ended.await;
+        signals::end().await
+    };
+    let result = tokio::select! {
+        result = server.run(shutdown) => result.map(|()| Exit::Done).map_err(anyhow::Error::from),
+        result = holder::listen(&store, socket) => result.map(|()| Exit::Done),
+        exit = hurried => Ok(exit),
+        () = reload(request, &folder, &server, voice) => Ok(Exit::Done),
+    };
+    store.close().await;
+    result
+}
+
+/// At each SIGHUP takes the configuration as it is now. A mistake in it is said, and changes nothing.
+async fn reload(request: &Request, folder: &Path, server: &Server, voice: &Speaker) {
+    let Some(mut hangups) = signals::hangups() else { return std::future::pending().await };
+    while hangups.recv().await.is_some() {
+        let result = match request.config(folder) {
+            Ok(config) => server.reload(&config).await.map_err(anyhow::Error::from),
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => voice.say("the configuration was read again"),
+            Err(error) => voice.warn(&format!("the configuration stays as it was: {error:#}")),
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Says where it serves and how clients get there.
+async fn announce(server: &Server, store: &Store, voice: &Speaker) -> anyhow::Result<()> {
+    let url = url(server);
+    let plain = server.plain_address().map(|address| format!("http://{address}"));
+    let authority = server.authority_pem();
+    setup::remember(store, &url, authority.as_deref()).await?;
+    let value = json!({
+        "listening": server.address(), "url": url, "plain": plain, "fingerprint": server.fingerprint(),
+        "pin": server.pin(), "names": server.names(), "adminToken": server.admin_token(),
+    });
+    let mut lines = vec![format!("serving {} on {url}", store.folder().display())];
+    lines.extend(plain.map(|url| format!("plain HTTP alone on {url}")));
+    let what = if authority.is_some() { "the site's CA" } else { "the certificate" };
+    lines.push(format!("{what} has the SHA-256 fingerprint\n  {}", server.fingerprint()));
+    lines.push("clients are set up by".to_owned());
+    lines.extend(Client::ALL.map(|client| format!("  naru setup {client} --server {url}")));
+    if let Some(token) = server.admin_token() {
+        lines.push(format!(
+            "the admin token, shown only now (it is in {} too)\n  {token}",
+            store.folder().join("admin.token").display()
+        ));
+    }
+    voice.answer(&lines.join("\n"), &value)
+}
+
+/// The address by which others reach it: a name of the machine where it listens on all of them.
+pub(crate) fn url(server: &Server) -> String {
+    let address = server.address();
+    if !address.ip().is_unspecified() {
+        return format!("https://{address}");
+    }
+    // The first addresses are loopback's; those after them are the machine's own.
+    let is_outside = |name: &&String| match name.parse::<std::net::IpAddr>() {
+        Ok(ip) => !ip.is_loopback() && ip.is_ipv4(),
+        Err(_) => false,
+    };
+    let host = server.names().iter().find(is_outside).map_or("localhost", String::as_str);
+    format!("https://{host}:{}", address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_stand_above_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |request: &Request| request.config(folder.path());
+        assert_eq!(read(&Request::default()).unwrap(), Config::default());
+        fs::write(folder.path().join("serve.yaml"), "listen: 127.0.0.1:7\nsan: [a.example]\n").unwrap();
+        assert_eq!(read(&Request::default()).unwrap().listen.port(), 7);
+        let flags = Request {
+            listen: Some("127.0.0.1:8".parse().unwrap()),
+            san: vec!["b.example".to_owned()],
+            ..Request::default()
+        };
+        let config = read(&flags).unwrap();
+        assert_eq!(config.listen.port(), 8);
+        assert_eq!(config.san, ["a.example", "b.example"]);
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_is_shown() {
+        let error = parse(Path::new("serve.yaml"), "listne: 1").unwrap_err();
+        assert!(error.to_string().starts_with("serve.yaml: ") && error.to_string().contains("listne"), "{error}");
+    }
+}

@@ -1,0 +1,143 @@
+//! `kill -9` at random instants, then again: it finishes, loses nothing, and fsck finds nothing wrong.
+//!
+//! The instants come from fixed seeds; `make soak` gives others by `NARU_SEED`.
+
+use std::ffi::OsStr;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use journeys::image::{Family, Image, application, large};
+use journeys::{Daemon, Fault, Faulty, Folder, Naru, Need, Random, Registry, http, journey};
+
+const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("busybox")];
+const KILLS: u64 = 8;
+
+fn seed(own: u64) -> Random {
+    let given = std::env::var("NARU_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
+    Random::new(given.unwrap_or(20_241_121).wrapping_add(own))
+}
+
+/// Begins a command and kills it after each of a few random times; how often it was still running then.
+fn kill_often(naru: &Naru, folder: &Folder, arguments: &[&OsStr], within: u64, random: &mut Random) -> Result<u64> {
+    let mut killed = 0;
+    for _ in 0..KILLS {
+        let mut process = Daemon::start(&mut naru.command(arguments), &folder.join("killed.log"))?;
+        sleep(Duration::from_millis(random.below(within)));
+        if process.ended()?.is_none() {
+            killed += 1;
+        }
+        process.kill()?;
+        // What it left behind can be read as it is.
+        naru.ok(["fsck"])?;
+    }
+    Ok(killed)
+}
+
+/// An image of several megabytes, and a small one.
+fn prepare(folder: &Folder, registry: &Registry, seed: u64) -> Result<[Image; 2]> {
+    let layers = [large(folder, 40 << 20, seed)?, large(folder, 20 << 20, seed + 1)?];
+    let images = [Image::single(Family::Oci, "linux/amd64", &layers), application(folder, "killed")?];
+    registry.push("library/large", "1", &images[0])?;
+    registry.push("library/app", "1", &images[1])?;
+    Ok(images)
+}
+
+fn list(host: &str) -> String {
+    format!(
+        "platforms: [linux/amd64]\nimages:\n- {host}/library/large:1\n- {{ image: '{host}/library/app:1', platforms: [all] }}\n"
+    )
+}
+
+#[test]
+fn pull_pack_and_load_survive() {
+    journey("pull_pack_and_load_survive", NEEDS, |folder| {
+        let mut random = seed(1);
+        let registry = Registry::start(folder, "one")?;
+        let images = prepare(folder, &registry, 100)?;
+        // Slow enough that there is something to kill.
+        let slow = Faulty::before(&registry.host(), |_| Fault::Slow(50_000))?;
+        let host = slow.host();
+        let outside = Naru::new(folder, "outside")?;
+        outside.list(&list(&host))?;
+        outside.ok(["lock"])?;
+        let mut killed = kill_often(&outside, folder, &["pull".as_ref()], 800, &mut random)?;
+        outside.ok(["pull"])?;
+        outside.ok(["fsck"])?;
+
+        let bundle = folder.join("bundle");
+        let pack = ["pack".as_ref(), "-o".as_ref(), bundle.as_os_str(), "--volume-size".as_ref(), "30MiB".as_ref()];
+        killed += kill_often(&outside, folder, &pack, 300, &mut random)?;
+        outside.ok(pack)?;
+        outside.ok(["verify".as_ref(), bundle.as_os_str()])?;
+
+        let inside = Naru::new(folder, "inside")?;
+        killed += kill_often(&inside, folder, &["load".as_ref(), bundle.as_os_str()], 300, &mut random)?;
+        inside.load(&bundle)?;
+        eprintln!("killed {killed} of {} while they ran", 3 * KILLS);
+        ensure!(killed > 0, "nothing was ever killed in the middle");
+
+        let serving = inside.serve(&[])?;
+        serving.holds(&format!("{host}/library/large"), &images[0])?;
+        serving.holds(&format!("{host}/library/app"), &images[1])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn serve_survives_and_what_it_acknowledged_stays() {
+    journey("serve_survives_and_what_it_acknowledged_stays", NEEDS, |folder| {
+        let mut random = seed(2);
+        let registry = Registry::start(folder, "one")?;
+        let images = prepare(folder, &registry, 200)?;
+        let outside = Naru::new(folder, "outside")?;
+        outside.list(&list(&registry.host()))?;
+        let bundle = folder.join("bundle");
+        outside.pack(&bundle, &[])?;
+        let inside = Naru::new(folder, "inside")?;
+        for round in 0..KILLS {
+            let mut serving = inside.serve(&[])?;
+            // A load through the server, cut down with it at some instant.
+            let mut load =
+                Daemon::start(&mut inside.command([OsStr::new("load"), bundle.as_os_str()]), &folder.join("load.log"))?;
+            sleep(Duration::from_millis(random.below(200)));
+            serving.daemon.kill()?;
+            // Without its server it ends, well or badly, but it ends.
+            let acknowledged = load.wait()?.success();
+            inside.ok(["fsck"])?;
+            if acknowledged {
+                let serving = inside.serve(&[])?;
+                serving.holds(&format!("{}/library/app", registry.host()), &images[1])?;
+                eprintln!("acknowledged in round {round}");
+            }
+        }
+        inside.load(&bundle)?;
+        let serving = inside.serve(&[])?;
+        serving.holds(&format!("{}/library/large", registry.host()), &images[0])?;
+        serving.holds(&format!("{}/library/app", registry.host()), &images[1])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_load_is_visible_at_once_while_serving() {
+    journey("a_load_is_visible_at_once_while_serving", NEEDS, |folder| {
+        let registry = Registry::start(folder, "one")?;
+        let [large, application] = prepare(folder, &registry, 300)?;
+        let outside = Naru::new(folder, "outside")?;
+        outside.list(&list(&registry.host()))?;
+        let bundle = folder.join("bundle");
+        outside.pack(&bundle, &[])?;
+
+        let inside = Naru::new(folder, "inside")?;
+        let serving = inside.serve(&[])?;
+        let name = format!("{}/library/app", registry.host());
+        let before = http::head(&serving.url(&format!("/v2/{name}/manifests/1")))?;
+        ensure!(before.status == 404, "it is there already: {}", before.status);
+        inside.ok(["load".as_ref(), bundle.as_os_str()])?;
+        // Stronger than "within a second": the first request after the acknowledgement finds it.
+        ensure!(serving.digest_of(&name, "1")? == application.digest(), "another digest");
+        serving.holds(&format!("{}/library/large", registry.host()), &large)?;
+        Ok(())
+    });
+}
