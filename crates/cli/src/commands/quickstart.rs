@@ -61,7 +61,7 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     voice.say(&format!("the upstream listens on {}", origin.address()));
 
     voice.say("\n── Outside: the packing list, resolved and fetched.");
-    journey.write_list(origin.address()).await?;
+    journey.write_list(&origin).await?;
     let (list, outside) = (temporary.path().join("naru.yaml"), temporary.path().join("outside"));
     let medium = temporary.path().join("medium");
     let (list, outside, medium) = (text(&list)?, text(&outside)?, text(&medium)?);
@@ -108,9 +108,18 @@ impl Journey<'_> {
         }
     }
 
+    fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
+    }
+
     /// Writes the packing list, with everything that can be had.
-    async fn write_list(&self, origin: SocketAddr) -> anyhow::Result<()> {
-        let mut images = vec![format!("{origin}/{}", image::NAME)];
+    async fn write_list(&self, origin: &Serving) -> anyhow::Result<()> {
+        let host = origin.address();
+        // Its CA is private, as a company's registry's is.
+        let authority = origin.server.authority_pem().context("the upstream has no CA")?;
+        self.write("upstream-ca.crt", &authority)?;
+        let mut images = vec![format!("{host}/{}", image::NAME)];
         let client = upstream::Client::new(upstream::Upstreams::default(), &self.context.environment.surroundings())?;
         let (pause, apt, pip) = tokio::join!(pause(&client), tools::apt("hostname"), tools::pip("six"));
         match pause {
@@ -129,12 +138,14 @@ impl Journey<'_> {
             }
         }
         // A file there is always: a local one needs no network.
-        let note = self.folder.join("hello.txt");
-        std::fs::write(&note, "Carried across by Naru.\n").with_context(|| note.display().to_string())?;
+        self.write("hello.txt", "Carried across by Naru.\n")?;
         files.push("path: ./hello.txt".to_owned());
-        let list = format!("images:\n  - {}\nfiles:\n  - {}\n", images.join("\n  - "), files.join("\n  - "));
-        let path = self.folder.join("naru.yaml");
-        std::fs::write(&path, &list).with_context(|| path.display().to_string())?;
+        let list = format!(
+            "images:\n  - {}\nfiles:\n  - {}\nupstreams:\n  \"{host}\":\n    ca: upstream-ca.crt\n",
+            images.join("\n  - "),
+            files.join("\n  - ")
+        );
+        self.write("naru.yaml", &list)?;
         self.voice.say(&format!("{}:\n  {}", "$DIR/naru.yaml", list.trim_end().replace('\n', "\n  ")));
         Ok(())
     }

@@ -58,6 +58,10 @@ fn seven_layouts() {
     assert_eq!(asked("GET", "/v2/a/manifests/1?ns=localhost%3A32000").0.ns.as_deref(), Some("localhost:32000"));
     let (l2, _) = asked("GET", "/v2/localhost_5001_/a/b/manifests/1");
     assert_eq!((l2.name, l2.hosted), (None, Some(("localhost:5001".to_owned(), "a/b".to_owned()))));
+    // podman's spelling is a name's too, should no such host be known.
+    let (l2, _) = asked("GET", "/v2/localhost_5001/a/b/manifests/1");
+    assert_eq!(l2.hosted, Some(("localhost:5001".to_owned(), "a/b".to_owned())));
+    assert_eq!(l2.name.as_deref(), Some("localhost_5001/a/b"));
     assert_eq!(asked("GET", "/v2/h.io:5001/a/tags/list").0.hosted, Some(("h.io:5001".to_owned(), "a".to_owned())));
     let (l4, _) = asked("GET", "/v2/quay/a/b/manifests/1?ns=quay.io");
     assert_eq!(l4.name.as_deref(), Some("quay/a/b"));

@@ -36,8 +36,7 @@ pub(super) async fn prove(
 
     let image = lock.images.first().context("the lock has no image")?;
     // The upstream's host is the first part of the path; a port is written so that every client can say it.
-    let host = image.reference.host();
-    let host = if host.contains(':') { format!("{}_", host.replace(':', "_")) } else { host.to_owned() };
+    let host = image.reference.host().replace(':', "_");
     let repository = Repository::image(&address, format!("{host}/{}", image.reference.name()));
     let bytes = pull(&client, &repository, image).await?;
     voice.say(&format!("{}@{}: {} pulled, every digest is right", image.reference, image.digest, size(bytes)));
