@@ -92,6 +92,9 @@ fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<upstream::Error>() {
         return error.hint();
     }
+    if let Some(error) = cause.downcast_ref::<bundle::Error>() {
+        return error.hint();
+    }
     if let Some(error) = cause.downcast_ref::<serve::Error>() {
         return error.hint();
     }
@@ -129,6 +132,14 @@ fn exit(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | collect::Error::UnknownUpdate { .. }
             | collect::Error::TooLarge { .. } => Some(Exit::Usage),
             collect::Error::Failed { action: "pull", .. } => Some(Exit::Incomplete),
+            _ => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<bundle::Error>() {
+        return match error {
+            bundle::Error::Signature { .. } | bundle::Error::Untrusted { .. } => Some(Exit::Untrusted),
+            bundle::Error::Damaged { .. } => Some(Exit::Incomplete),
+            bundle::Error::VolumeSize { .. } => Some(Exit::Usage),
             _ => None,
         };
     }

@@ -11,6 +11,7 @@ mod exit;
 mod failure;
 mod image;
 mod signals;
+mod size;
 mod tar;
 mod terminal;
 mod thing;

@@ -12,6 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::failure::Report;
+use crate::size::size;
 
 /// How often a line about long work is written where no bar can be drawn.
 const EVERY: Duration = Duration::from_secs(5);
@@ -23,6 +24,13 @@ pub(crate) trait Voice: Progress {
     /// # Errors
     /// [`ReaderGone`] when nobody reads any more.
     fn answer(&self, text: &str, value: &Value) -> anyhow::Result<()>;
+    /// Who speaks to us, for the history.
+    fn by(&self) -> String;
+}
+
+/// The user that this process runs as, by number: names would load NSS.
+pub(crate) fn this_user() -> String {
+    format!("uid {}", rustix::process::getuid().as_raw())
 }
 
 /// A voice, as commands pass it on.
@@ -110,6 +118,10 @@ impl Voice for Terminal {
             Ok(()) => Ok(()),
         }
     }
+
+    fn by(&self) -> String {
+        this_user()
+    }
 }
 
 impl Progress for Terminal {
@@ -183,34 +195,9 @@ fn standing(name: &str, done: u64, total: u64, elapsed: Duration) -> String {
     format!("{name}: {} of {}, {}/s{left}", size(done), size(total), size(rate))
 }
 
-/// A number of bytes for people, in binary units: `1.5 GiB`.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut unit = 0;
-    let mut whole = bytes;
-    while whole >= 1024 * 1024 && unit + 1 < UNITS.len() {
-        whole /= 1024;
-        unit += 1;
-    }
-    // Tenths, cut and not rounded: 1023.9 stays below the next unit.
-    format!("{}.{} {}", whole / 1024, whole % 1024 * 10 / 1024, UNITS.get(unit).unwrap_or(&""))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_read_well() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1024), "1.0 KiB");
-        assert_eq!(size(1536 * 1024 * 1024), "1.5 GiB");
-        assert_eq!(size(u64::MAX), "15.9 EiB");
-    }
 
     #[test]
     fn a_line_tells_rate_and_time_left() {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use store::{Hit, Store};
 
 use crate::failure::Failure;
-use crate::terminal::size;
+use crate::size::size;
 
 /// How many manifests above a digest are walked. Real graphs have two or three.
 const ANCESTORS: usize = 10_000;

@@ -139,11 +139,13 @@ impl Asked {
     }
 }
 
-/// A host as the first segment of a name: `quay.io`, `host:5000`, or `host_5000_` (podman cannot write a colon).
+/// A host as the first segment of a name: `quay.io`, `host:5000`, or `host_5000`, since the grammar of references lets
+/// podman write neither a colon there nor containerd's own `host_5000_`, which is taken too.
 fn host_of_segment(segment: &str) -> Option<String> {
     let spelled = segment
         .strip_suffix('_')
-        .and_then(|rest| rest.rsplit_once('_'))
+        .unwrap_or(segment)
+        .rsplit_once('_')
         .filter(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
     match spelled {
         Some((host, port)) => normalise_host(&format!("{host}:{port}")),

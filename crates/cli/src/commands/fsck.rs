@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use store::{Finding, Hit, Store};
 
 use crate::exit::Exit;
-use crate::terminal::{Speaker, size};
+use crate::size::size;
+use crate::terminal::Speaker;
 use crate::thing;
 
 /// How thoroughly.

@@ -72,7 +72,8 @@ pub(crate) async fn listen(store: &Store, socket: Socket) -> anyhow::Result<()> 
 }
 
 async fn answer(store: &Store, mut call: Call) {
-    let voice: Speaker = Arc::new(Caller { progress: call.progress(), answers: Box::new(call.answers()) });
+    let voice: Speaker =
+        Arc::new(Caller { progress: call.progress(), answers: Box::new(call.answers()), by: call.by.clone() });
     let files = std::mem::take(&mut call.files);
     tracing::info!(by = %call.by, "a command for the holder of the store");
     let result = match serde_json::from_value::<Work>(call.request.clone()) {
@@ -98,12 +99,17 @@ async fn answer(store: &Store, mut call: Call) {
 struct Caller {
     progress: Arc<dyn Progress>,
     answers: Box<dyn Fn(Value) + Send + Sync>,
+    by: String,
 }
 
 impl Voice for Caller {
     fn answer(&self, text: &str, value: &Value) -> anyhow::Result<()> {
         (self.answers)(json!((text, value)));
         Ok(())
+    }
+
+    fn by(&self) -> String {
+        self.by.clone()
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Request {
 pub(crate) async fn run(request: Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let Some(path) = request.output else {
         let store = context.open().await?;
-        let made = into_store(&store).await;
+        let made = into_store(&store, voice).await;
         store.close().await;
         let digest = made?;
         voice.answer(&format!("{NAME}  {digest}"), &json!({ "image": NAME, "digest": digest }))?;
@@ -55,7 +55,7 @@ pub(crate) async fn run(request: Request, context: &Context, voice: &Speaker) ->
 }
 
 /// Makes the image in a store, as the local entry `naru:VERSION`.
-pub(crate) async fn into_store(store: &Store) -> anyhow::Result<Digest> {
+async fn into_store(store: &Store, voice: &Speaker) -> anyhow::Result<Digest> {
     let (layer, diff_id) = tokio::task::spawn_blocking({
         let store = store.clone();
         move || -> anyhow::Result<(NewBlob, Digest)> {
@@ -86,11 +86,7 @@ pub(crate) async fn into_store(store: &Store) -> anyhow::Result<Digest> {
         origin: String::new(),
         trust: Trust::Local,
     };
-    let mut change = Change::because(Cause {
-        action: "image".to_owned(),
-        subject: NAME.to_owned(),
-        by: "the command line".to_owned(),
-    });
+    let mut change = Change::because(Cause { action: "image".to_owned(), subject: NAME.to_owned(), by: voice.by() });
     change
         .blob(Some(&repository), layer)
         .blob(Some(&repository), config)

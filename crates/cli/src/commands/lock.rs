@@ -12,7 +12,8 @@ use serde_json::json;
 use super::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::terminal::{Speaker, size};
+use crate::size::size;
+use crate::terminal::Speaker;
 
 /// How to resolve.
 #[derive(Debug, Default, clap::Args)]

@@ -9,16 +9,21 @@ mod holder;
 mod image;
 mod init;
 mod install;
+mod key;
+mod load;
 mod lock;
 mod ls;
+mod pack;
 mod pull;
 mod quickstart;
+mod report;
 mod restore;
 mod rm;
 mod search;
 mod serve;
 mod setup;
 mod show;
+mod verify;
 mod why;
 
 use std::fs::File;
@@ -71,6 +76,17 @@ pub(crate) enum Command {
     Pull(pull::Request),
     #[command(flatten)]
     InStore(InStore),
+    /// Packs the lock's things, or the store's, into volumes on a medium
+    Pack(pack::Request),
+    /// Proves from the medium that a bundle is whole
+    Verify(verify::Request),
+    /// Lists what a bundle or a lock holds, for whoever must approve it
+    Report(report::Request),
+    /// Verifies bundles and takes them into the store
+    Load(load::Request),
+    /// Makes, trusts and lists keys
+    #[command(subcommand)]
+    Key(key::Request),
     /// Serves the store to clients
     Serve(serve::Request),
     /// Makes the whole journey on this machine, on real input, and leaves nothing behind
@@ -129,12 +145,23 @@ pub(crate) enum Work {
     InStore(InStore),
     Pull(Box<pull::Order>),
     Setup(setup::Order),
+    Pack(pack::Order),
+    Load(load::Order),
+    Key(key::Command),
 }
 
 /// Carries a command out.
 async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let (work, files) = match command {
         Command::Init => return init::run(context, voice),
+        Command::Verify(request) => return verify::run(&request, context, voice).await,
+        Command::Report(request) => return report::run(request, context, voice).await,
+        Command::Pack(request) => (pack::order(&request, context)?, Vec::new()),
+        Command::Load(request) => load::order(&request)?,
+        Command::Key(request) => match key::prepare(request, voice)? {
+            Some(command) => (Work::Key(command), Vec::new()),
+            None => return Ok(Exit::Done),
+        },
         Command::Setup(request) => match setup::run(&request, context, voice).await? {
             Some(work) => (work, Vec::new()),
             None => return Ok(Exit::Done),
@@ -163,10 +190,13 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
 }
 
 /// Carries out what needs the store.
-async fn carry_out(work: &Work, _files: Vec<File>, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+async fn carry_out(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
     match work {
         Work::InStore(command) => in_store(command, store, voice).await,
         Work::Pull(order) => pull::run(store, order, voice).await,
+        Work::Pack(order) => pack::run(store, order, voice).await,
+        Work::Load(order) => load::run(store, order, files, voice).await,
+        Work::Key(command) => key::run(store, command, voice).await,
         Work::Setup(order) => setup::of_own(store, order, voice).await,
     }
 }

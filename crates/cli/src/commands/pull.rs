@@ -14,7 +14,8 @@ use super::{Context, Work, lock, replaced};
 use crate::environment::Environment;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::terminal::{Speaker, size};
+use crate::size::size;
+use crate::terminal::Speaker;
 
 /// How to pull.
 #[derive(Debug, Default, clap::Args)]

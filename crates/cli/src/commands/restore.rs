@@ -15,7 +15,7 @@ pub(crate) struct Request {
 }
 
 pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
-    let applied = store.restore(request.generation, "the command line").await?;
+    let applied = store.restore(request.generation, &voice.by()).await?;
     changed(&applied, voice)?;
     if applied.replaced.is_empty() {
         voice.say("everything is as it was then already");

@@ -17,11 +17,8 @@ pub(crate) struct Request {
 }
 
 pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
-    let mut change = Change::because(Cause {
-        action: "rm".to_owned(),
-        subject: request.names.join(" "),
-        by: "the command line".to_owned(),
-    });
+    let mut change =
+        Change::because(Cause { action: "rm".to_owned(), subject: request.names.join(" "), by: voice.by() });
     // All of them are looked up first: a typing error in the third removes nothing.
     for name in &request.names {
         let hit = thing::find_one(store, name).await?;

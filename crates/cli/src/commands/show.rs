@@ -6,7 +6,8 @@ use serde_json::json;
 use store::{Hit, Store};
 
 use crate::exit::Exit;
-use crate::terminal::{Speaker, size};
+use crate::size::size;
+use crate::terminal::Speaker;
 use crate::thing;
 
 /// What to show.

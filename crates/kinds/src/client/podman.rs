@@ -38,9 +38,10 @@ fn registries(site: &Site) -> String {
     text
 }
 
-/// How a host is written as part of a path. A colon cannot stand there, so a port is written `host_port_`.
+/// How a host is written as part of a path. A colon cannot stand there, so a port is written `host_port`
+/// (not containerd's `host_port_`: no part of a reference may end in `_`).
 fn spelling(host: &str) -> String {
-    if host.contains(':') { format!("{}_", host.replace(':', "_")) } else { host.to_owned() }
+    host.replace(':', "_")
 }
 
 fn registry(site: &Site, prefix: &str, path: &str) -> String {

@@ -15,7 +15,8 @@ use url::Url;
 
 use crate::commands::Context;
 use crate::failure::Failure;
-use crate::terminal::{Speaker, size};
+use crate::size::size;
+use crate::terminal::Speaker;
 
 /// Pulls one image and one file over TLS, as a client that trusts the site's CA.
 pub(super) async fn prove(

@@ -1,0 +1,108 @@
+//! `naru load`: from the medium into the store.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use artifact::Progress;
+use bundle::{LoadOptions, Loaded};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use store::Store;
+
+use super::{Work, changed};
+use crate::exit::Exit;
+use crate::size::size;
+use crate::terminal::Speaker;
+
+/// What to load.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Request {
+    /// Volumes, or the folder they lie in; in any order, some of them, or twice
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Lets what was seen earlier at its upstream replace what was seen later
+    #[arg(long)]
+    force: bool,
+}
+
+/// A load, as far as it needs the store; the files travel beside it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    paths: Vec<PathBuf>,
+    force: bool,
+}
+
+/// Opens the volumes: the holder of the store may not be allowed to.
+pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
+    let paths = bundle::volumes_below(&request.paths)?;
+    let files = paths
+        .iter()
+        .map(|path| File::open(path).with_context(|| path.display().to_string()))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    Ok((Work::Load(Order { paths, force: request.force }), files))
+}
+
+pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &Speaker) -> anyhow::Result<Exit> {
+    let options = LoadOptions { force: order.force, by: voice.by() };
+    let volumes = order.paths.iter().cloned().zip(files).collect();
+    let all = bundle::load(store, volumes, &options, Arc::clone(voice) as Arc<dyn Progress>).await?;
+    let mut exit = Exit::Done;
+    for loaded in &all {
+        say(loaded, voice)?;
+        if loaded.pending.is_some() || !loaded.damage.is_empty() {
+            exit = Exit::Incomplete;
+        }
+    }
+    Ok(exit)
+}
+
+fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
+    changed(&loaded.applied, voice)?;
+    for damage in &loaded.damage {
+        voice.answer(&format!("DAMAGED  {damage}"), &json!({ "damaged": damage }))?;
+    }
+    if let Some(pending) = &loaded.pending {
+        for missing in &pending.missing {
+            voice.answer(&format!("MISSING  {missing}"), &json!({ "missing": missing }))?;
+        }
+        let waiting = match pending.entries {
+            Some(1) => "one entry waits for it".to_owned(),
+            Some(entries) => format!("{entries} entries wait for it"),
+            None => "the list of what the bundle holds is among it".to_owned(),
+        };
+        voice.warn(&format!(
+            "the bundle is not whole yet, and {waiting}; load only what is missing, and it is finished"
+        ));
+    }
+    let signer = match &loaded.trusted {
+        Some(name) => format!("{} ({name}, trusted)", loaded.fingerprint),
+        None => {
+            voice.warn(&format!(
+                "no key is trusted here yet, so anybody's bundle is loaded: compare {} with what `naru pack` printed, \
+                 then `naru key trust` it",
+                loaded.fingerprint
+            ));
+            format!("{} (no key is trusted yet)", loaded.fingerprint)
+        }
+    };
+    let (blobs, bytes) = loaded.written;
+    let text = format!(
+        "{}: bundle {}\n  in words  {}\n  signed by {signer}\n  entries   {} whole\n  blobs     {blobs} written ({}), {} \
+         were here already",
+        if loaded.pending.is_none() && loaded.damage.is_empty() { "loaded" } else { "PARTLY LOADED" },
+        loaded.id,
+        loaded.words,
+        loaded.entries,
+        size(bytes),
+        loaded.present,
+    );
+    let value = json!({
+        "done": "load", "bundle": loaded.id, "words": loaded.words, "fingerprint": loaded.fingerprint,
+        "trusted": loaded.trusted, "entries": loaded.entries, "blobs": blobs, "bytes": bytes,
+        "present": loaded.present, "generation": loaded.applied.generation,
+        "pending": loaded.pending.as_ref().map(|pending| &pending.missing),
+    });
+    voice.answer(&text, &value)
+}

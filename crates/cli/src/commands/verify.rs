@@ -1,0 +1,135 @@
+//! `naru verify`: is the bundle on this medium whole?
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use artifact::{Progress, Silent};
+use bundle::PublicKey;
+use bundle::key::Trusted;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use store::Store;
+
+use super::{Context, Work, holder, key};
+use crate::exit::Exit;
+use crate::size::size;
+use crate::terminal::{Speaker, Voice};
+
+/// What to read.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Request {
+    /// Volumes, or the folder they lie in
+    #[arg(required = true, value_name = "BUNDLE")]
+    paths: Vec<PathBuf>,
+}
+
+pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
+    let trusted = trusted(context).await?;
+    let verified = bundle::verify(&request.paths, &trusted, Arc::clone(voice) as Arc<dyn Progress>).await?;
+    for damage in &verified.damage {
+        voice.answer(&format!("DAMAGED  {damage}"), &json!({ "damaged": damage }))?;
+    }
+    for missing in &verified.missing {
+        voice.answer(&format!("MISSING  {missing}"), &json!({ "missing": missing }))?;
+    }
+    let whole = verified.is_whole();
+    let (of, read) = verified.volumes;
+    let signer = match verified.trusted {
+        Some(true) => "trusted here",
+        Some(false) => "not trusted here",
+        None => "compare it with what `naru pack` printed",
+    };
+    let medium = if verified.bypassed {
+        "read from the medium, past the page cache"
+    } else {
+        "read after the page cache was told to drop it: this file system has no way past it"
+    };
+    let text = format!(
+        "{}: bundle {}\n  in words  {}\n  volumes   {read} of {of}\n  members   {} ({}), every one hashed\n  entries   \
+         {} whole\n  signed by {} ({signer})\n  {medium}",
+        if whole { "whole" } else { "NOT WHOLE" },
+        verified.id,
+        verified.words,
+        verified.members,
+        size(verified.bytes),
+        verified.entries,
+        verified.fingerprint,
+    );
+    let value = json!({
+        "whole": whole, "bundle": verified.id, "words": verified.words, "fingerprint": verified.fingerprint,
+        "trusted": verified.trusted, "volumes": of, "read": read, "members": verified.members,
+        "bytes": verified.bytes, "entries": verified.entries, "bypassed": verified.bypassed,
+    });
+    voice.answer(&text, &value)?;
+    Ok(if whole { Exit::Done } else { Exit::Incomplete })
+}
+
+/// A key of a store, as `naru key ls` lists it for machines.
+#[derive(Debug, Serialize, Deserialize)]
+struct Listed {
+    name: String,
+    key: String,
+}
+
+/// The keys that this user's store trusts, its own among them; none where there is no store. A store is not made for
+/// it, and one that is held is asked.
+async fn trusted(context: &Context) -> anyhow::Result<Vec<Trusted>> {
+    let folder = context.folder()?;
+    if !folder.join("naru.db").exists() {
+        return Ok(Vec::new());
+    }
+    let listed = Arc::new(Collected::default());
+    let speaker: Speaker = listed.clone();
+    match Store::open(&folder).await {
+        Ok(store) => {
+            key::list(&store, &speaker).await?;
+            store.close().await;
+        }
+        Err(held @ store::Error::Held { .. }) => {
+            let work = Work::Key(key::Command::Ls);
+            holder::call(&folder, &work, Vec::new(), &speaker).await?.ok_or(held)?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let listed = std::mem::take(&mut *listed.0.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut keys = Vec::new();
+    for value in listed {
+        let Listed { name, key } = serde_json::from_value(value)?;
+        keys.push(Trusted { key: PublicKey::parse(&key, &name)?, name });
+    }
+    // A store that trusts nobody in particular does not distrust others for it.
+    Ok(if keys.iter().all(|trusted| trusted.name == key::OWN) { Vec::new() } else { keys })
+}
+
+/// Keeps answers, for a command that asks another.
+#[derive(Default)]
+struct Collected(Mutex<Vec<Value>>);
+
+impl Voice for Collected {
+    fn answer(&self, _: &str, value: &Value) -> anyhow::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(value.clone());
+        Ok(())
+    }
+
+    fn by(&self) -> String {
+        crate::terminal::this_user()
+    }
+}
+
+impl Progress for Collected {
+    fn say(&self, line: &str) {
+        Silent.say(line);
+    }
+    fn warn(&self, line: &str) {
+        Silent.warn(line);
+    }
+    fn begin(&self, phase: &str, total: u64) {
+        Silent.begin(phase, total);
+    }
+    fn advance(&self, bytes: u64) {
+        Silent.advance(bytes);
+    }
+    fn end(&self) {
+        Silent.end();
+    }
+}
