@@ -220,7 +220,9 @@ mod tests {
             for size in [0, 1, LARGE - 1, LARGE, OCTAL, OCTAL + 1] {
                 for name in ["a".to_owned(), "b".repeat(100), "c".repeat(101), "d".repeat(500)] {
                     let bytes = header(&name, size, at);
-                    assert!(bytes.len() as u64 % BLOCK == 0 && bytes.len() as u64 <= header_bound(&name, size));
+                    assert!(
+                        (bytes.len() as u64).is_multiple_of(BLOCK) && bytes.len() as u64 <= header_bound(&name, size)
+                    );
                     if size >= LARGE {
                         assert_eq!((at + bytes.len() as u64) % ALIGNMENT, 0);
                     }

@@ -133,7 +133,7 @@ async fn one_volume_goes_across() {
     let folder = tempfile::tempdir().unwrap();
     let (packed, out) = packed(folder.path(), None).await;
     assert_eq!((packed.of, packed.words.split(' ').count()), (1, 8));
-    let verified = bundle::verify(&[out.clone()], &[], Arc::new(Silent)).await.unwrap();
+    let verified = bundle::verify(std::slice::from_ref(&out), &[], Arc::new(Silent)).await.unwrap();
     assert!(verified.is_whole(), "{verified:?}");
     assert_eq!((verified.entries, verified.words), (3, packed.words.clone()));
     let store = inside(folder.path()).await;
@@ -216,14 +216,14 @@ async fn a_damaged_member_is_named_and_the_rest_is_loaded() {
     assert!(verified.damage[0].contains(&hurt.name), "{:?}", verified.damage);
     assert!(verified.missing[0].contains("a.io/team/app:1"), "{:?}", verified.missing);
     let store = inside(folder.path()).await;
-    let loaded = try_load(&store, &[path.clone()]).await.unwrap();
+    let loaded = try_load(&store, std::slice::from_ref(path)).await.unwrap();
     assert!(loaded.damage[0].contains(&hurt.name));
     assert_eq!(loaded.pending.unwrap().entries, Some(1));
     assert!(store.entry(&Repository::image("a.io", "team/app"), "1").await.unwrap().is_none());
     assert!(store.entry(&Repository::files("dl.k8s.io"), "release/tiny").await.unwrap().is_some());
     // A good copy of that volume finishes it.
     flip(path, hurt.offset + 12345);
-    assert!(try_load(&store, &[path.clone()]).await.unwrap().pending.is_none());
+    assert!(try_load(&store, std::slice::from_ref(path)).await.unwrap().pending.is_none());
     is_whole(&store).await;
 }
 
@@ -248,7 +248,7 @@ async fn only_trusted_keys_are_loaded() {
     let store = inside(folder.path()).await;
     let stranger = bundle::SecretKey::generate().unwrap();
     key::trust(&store, &stranger.public(), "stranger").await.unwrap();
-    let refused = try_load(&store, &[path.clone()]).await.unwrap_err();
+    let refused = try_load(&store, std::slice::from_ref(&path)).await.unwrap_err();
     assert!(
         matches!(&refused, Error::Untrusted { fingerprint, .. } if *fingerprint == packed.fingerprint),
         "{refused}"
@@ -257,7 +257,7 @@ async fn only_trusted_keys_are_loaded() {
     let trusted = key::trusted(&store).await.unwrap();
     bundle::verify(&[out], &trusted, Arc::new(Silent)).await.unwrap_err();
     key::trust(&store, &bundle::PublicKey::parse(&packed.public_key, "k").unwrap(), "outside").await.unwrap();
-    assert_eq!(try_load(&store, &[path.clone()]).await.unwrap().trusted.as_deref(), Some("outside"));
+    assert_eq!(try_load(&store, std::slice::from_ref(&path)).await.unwrap().trusted.as_deref(), Some("outside"));
 
     // A head that was changed, and a signature that is not there.
     flip(&path, 600);
@@ -313,7 +313,7 @@ async fn hostile_volumes_are_refused_by_name() {
     bundle::Volume::open(&path).unwrap();
 
     let refused = async |what: &str| {
-        let error = try_load(&store, &[path.clone()]).await.unwrap_err();
+        let error = try_load(&store, std::slice::from_ref(&path)).await.unwrap_err();
         let text = error.to_string();
         assert!(text.contains(what), "expected `{what}` in: {text}");
         assert!(text.contains("evil.tar") && error.hint().is_some(), "{text}");
@@ -348,12 +348,12 @@ async fn hostile_volumes_are_refused_by_name() {
     tar_of(&path, &[("volume.json", plain, &document), (&blob, plain, b"abc")]);
     refused("it is missing").await;
     volume(&right, &[(&blob, plain, b"abd")]);
-    let loaded = try_load(&store, &[path.clone()]).await.unwrap();
+    let loaded = try_load(&store, std::slice::from_ref(&path)).await.unwrap();
     assert!(loaded.damage[0].contains("is damaged"), "{:?}", loaded.damage);
     for length in [0, 100, 600, 2000, 2562] {
         volume(&right, &[(&blob, plain, b"abc")]);
         File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
-        try_load(&store, &[path.clone()]).await.unwrap_err();
+        try_load(&store, std::slice::from_ref(&path)).await.unwrap_err();
     }
     std::fs::write(&path, "<html>blocked by your gateway</html>".repeat(100)).unwrap();
     refused("not a volume").await;

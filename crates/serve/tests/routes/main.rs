@@ -1,5 +1,7 @@
 //! A real server on loopback over a real store, asked by a real client: one module a route.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may")]
+
 mod blobs;
 mod files;
 mod listener;
