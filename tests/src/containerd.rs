@@ -174,15 +174,14 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The strings `NAME@sha256:…` in an `ImageStatusResponse`.
+/// The strings `NAME@sha256:…` in an `ImageStatusResponse`: each stands behind a byte that says how long it is.
 fn repository_digests(message: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(message);
-    let mut found = Vec::new();
-    for (at, _) in text.match_indices("@sha256:") {
-        let name =
-            text[..at].rsplit(|c: char| !(c.is_ascii_alphanumeric() || "/.:-_".contains(c))).next().unwrap_or("");
-        let end = (at + "@sha256:".len() + 64).min(text.len());
-        found.push(format!("{name}{}", &text[at..end]));
-    }
-    found
+    const MARK: &[u8] = b"@sha256:";
+    let marks = (0..message.len()).filter(|&at| message[at..].starts_with(MARK));
+    let strings = marks.filter_map(|at| {
+        let end = at + MARK.len() + 64;
+        let start = (0..=at).rev().find(|&start| start > 0 && usize::from(message[start - 1]) == end - start)?;
+        Some(String::from_utf8_lossy(message.get(start..end)?).into_owned())
+    });
+    strings.collect()
 }

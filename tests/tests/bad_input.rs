@@ -203,7 +203,7 @@ fn upstreams_that_answer_nonsense() {
 
 #[test]
 fn stores_that_cannot_be_used() {
-    journey("stores_that_cannot_be_used", &[&REGISTRY[..], &[Need::Root]].concat(), |folder| {
+    journey("stores_that_cannot_be_used", &[REGISTRY, &[Need::Root]].concat(), |folder| {
         let mut complaints = Complaints::default();
         let registry = Registry::start(folder, "one")?;
         registry.push(

@@ -62,11 +62,9 @@ fn each_upstream_keeps_its_own() {
         let said = containerd.run("docker.io/library/app:1", "runs", &["/bin/cat", "/etc/marker"])?;
         ensure!(said == "hub\n", "ctr run: {said}");
 
-        // podman cannot write a colon in a path: `host_port_`.
-        let rewrites = hosts.iter().map(|host| {
-            let spelt = host.split_once(':').map_or(host.clone(), |(name, port)| format!("{name}_{port}_"));
-            (host.clone(), format!("{}/{spelt}", serving.address()))
-        });
+        // podman cannot write a colon in a path: `host_port`.
+        let rewrites =
+            hosts.iter().map(|host| (host.clone(), format!("{}/{}", serving.address(), host.replace(':', "_"))));
         let podman = Podman::new(folder, &rewrites.collect::<Vec<_>>())?;
         for (host, image) in hosts.iter().zip(&images) {
             let digests = podman.pull(&format!("{host}/library/app:1"))?;

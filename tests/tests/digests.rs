@@ -116,17 +116,11 @@ fn what_buildah_umoci_and_skopeo_made_is_the_same_inside() {
             let (name, image) = (format!("{host}/{name}"), image?);
             ensure!(serving.digest_of(&name, "1")? == image.digest(), "{name} has another digest");
             serving.holds(&name, &image)?;
-            program(
-                "skopeo",
-                &[
-                    "--insecure-policy",
-                    "copy",
-                    "--src-tls-verify=false",
-                    &format!("docker://{}/{name}:1", serving.address()),
-                    &format!("dir:{}", name.replace('/', "-")),
-                ],
-                folder,
-            )?;
+            // skopeo cannot write a colon in a path: `host_port`.
+            let spelt = name.replacen(':', "_", 1);
+            let (from, to) =
+                (format!("docker://{}/{spelt}:1", serving.address()), format!("dir:{}", spelt.replace('/', "-")));
+            program("skopeo", &["--insecure-policy", "copy", "--src-tls-verify=false", &from, &to], folder)?;
         }
         Ok(())
     });

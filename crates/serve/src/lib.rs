@@ -45,3 +45,9 @@ pub use auth::renew_admin_token;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use server::Server;
+
+/// Whether a request means anything: the router, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn means_something(method: &http::Method, path: &str, query: Option<&str>, host: Option<&str>) -> bool {
+    router::parse(method, path, query, host).is_ok()
+}

@@ -157,16 +157,19 @@ async fn with_word_of<T, F: Future<Output = Result<T>>>(
         Err(error) if error.is_unreachable() => error,
         Err(error) => return Err(error),
     };
+    let mut word = error;
     for mirror in trusted {
         match ask(mirror, ATTEMPTS_BEFORE_NEXT).await {
             Ok(answer) => {
-                tracing::warn!("{error}; a mirror is believed in its place");
+                tracing::warn!("{word}; a mirror is believed in its place");
                 return Ok((answer, Trust::Mirror));
             }
+            // That there is none is an answer too: most signatures that are looked for do not exist.
+            Err(next @ Error::NotFound { .. }) => word = next,
             Err(next) => tracing::warn!("{next}; asking the next"),
         }
     }
-    Err(error)
+    Err(word)
 }
 
 /// Digest and media type: by HEAD (rate limits count GETs), or by GET where a HEAD does not tell both.
