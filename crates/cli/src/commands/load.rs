@@ -76,20 +76,17 @@ fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
             "the bundle is not whole yet, and {waiting}; load only what is missing, and it is finished"
         ));
     }
-    let signer = match &loaded.trusted {
-        Some(name) => format!("{} ({name}, trusted)", loaded.fingerprint),
-        None => {
-            voice.warn(&format!(
-                "no key is trusted here yet, so anybody's bundle is loaded: compare {} with what `naru pack` printed, \
-                 then `naru key trust` it",
-                loaded.fingerprint
-            ));
-            format!("{} (no key is trusted yet)", loaded.fingerprint)
-        }
-    };
+    let fingerprint = &loaded.fingerprint;
+    let known = loaded.trusted.as_ref().map_or("no key is trusted yet".to_owned(), |name| format!("{name}, trusted"));
+    if loaded.trusted.is_none() {
+        voice.warn(&format!(
+            "no key is trusted here yet, so anybody's bundle is loaded: compare {fingerprint} with what `naru pack` \
+             printed, then `naru key trust` it"
+        ));
+    }
     let (blobs, bytes) = loaded.written;
     let text = format!(
-        "{}: bundle {}\n  in words  {}\n  signed by {signer}\n  entries   {} whole\n  blobs     {blobs} written ({}), {} \
+        "{}: bundle {}\n  in words  {}\n  signed by {fingerprint} ({known})\n  entries   {} whole\n  blobs     {blobs} written ({}), {} \
          were here already",
         if loaded.pending.is_none() && loaded.damage.is_empty() { "loaded" } else { "PARTLY LOADED" },
         loaded.id,
@@ -99,7 +96,7 @@ fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
         loaded.present,
     );
     let value = json!({
-        "done": "load", "bundle": loaded.id, "words": loaded.words, "fingerprint": loaded.fingerprint,
+        "done": "load", "bundle": loaded.id, "words": loaded.words, "fingerprint": fingerprint,
         "trusted": loaded.trusted, "entries": loaded.entries, "blobs": blobs, "bytes": bytes,
         "present": loaded.present, "generation": loaded.applied.generation,
         "pending": loaded.pending.as_ref().map(|pending| &pending.missing),

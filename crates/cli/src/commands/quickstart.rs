@@ -84,7 +84,7 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     prove::prove(&lock, &sealed.server, temporary.path(), context, voice).await?;
 
     voice.say("\n── Clients");
-    clients(&sealed, voice).await?;
+    clients(&sealed, temporary.path(), voice).await?;
     if request.exit {
         sealed.end().await;
         voice.say("\nDone: everything that was packed is served, digest for digest.");
@@ -171,7 +171,7 @@ async fn soon<T>(asked: impl Future<Output = upstream::Result<T>>) -> Result<T, 
 }
 
 /// Each client's way here.
-async fn clients(sealed: &Serving, voice: &Speaker) -> anyhow::Result<()> {
+async fn clients(sealed: &Serving, folder: &Path, voice: &Speaker) -> anyhow::Result<()> {
     let url = format!("https://{}", sealed.address());
     let mut site = kinds::client::Site::new(url.parse()?);
     if let Some(pem) = sealed.server.authority_pem() {
@@ -181,7 +181,7 @@ async fn clients(sealed: &Serving, voice: &Speaker) -> anyhow::Result<()> {
     for client in Client::ALL {
         voice.say(&format!("naru setup {client} --server {url}   # then: {}", configure(client, &site, None).then));
     }
-    voice.say(&format!("curl --insecure {url}/files/"));
+    voice.say(&format!("curl --cacert {} {url}/files/", folder.join(prove::AUTHORITY).display()));
     Ok(())
 }
 

@@ -18,6 +18,9 @@ use crate::failure::Failure;
 use crate::size::size;
 use crate::terminal::Speaker;
 
+/// The file with the site's CA, for clients.
+pub(super) const AUTHORITY: &str = "ca.crt";
+
 /// Pulls one image and one file over TLS, as a client that trusts the site's CA.
 pub(super) async fn prove(
     lock: &Lock,
@@ -27,7 +30,7 @@ pub(super) async fn prove(
     voice: &Speaker,
 ) -> anyhow::Result<()> {
     let address = server.address().to_string();
-    let ca = folder.join("ca.crt");
+    let ca = folder.join(AUTHORITY);
     std::fs::write(&ca, server.authority_pem().context("the site has no CA")?)
         .with_context(|| ca.display().to_string())?;
     let trusting = Upstream { ca: Some(ca), ..Upstream::default() };
