@@ -67,6 +67,23 @@ impl Volume {
         let signature = Signature::parse(&String::from_utf8_lossy(&signature)).map_err(wrong)?;
         key.check(&head_bytes, &signature).map_err(wrong)?;
         // The tar must be what the head says and nothing more: what is not listed must not cross.
+        let zeros = |from: u64, to: u64| {
+            let mut rest = vec![0; CHUNK.min(usize::try_from(to.saturating_sub(from)).unwrap_or(CHUNK))];
+            let mut at = from;
+            while at < to {
+                let length = usize::try_from(to - at).unwrap_or(CHUNK).min(CHUNK);
+                let chunk = rest.get_mut(..length).unwrap_or_default();
+                file.read_exact_at(chunk, at).map_err(Error::io(path))?;
+                if chunk.iter().any(|byte| *byte != 0) {
+                    return Err(Error::not_a_volume(
+                        path,
+                        format!("something lies at byte {at}, where nothing is listed"),
+                    ));
+                }
+                at += length as u64;
+            }
+            Ok(())
+        };
         let mut at = after;
         for member in &head.members {
             let header = header(at)?;
@@ -78,17 +95,9 @@ impl Volume {
                 ));
             }
             at = header.offset + tar::padded(header.size);
+            zeros(header.offset + header.size, at.min(size))?;
         }
-        let mut rest = vec![0; CHUNK];
-        while at < size {
-            let length = usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK);
-            let chunk = rest.get_mut(..length).unwrap_or_default();
-            file.read_exact_at(chunk, at).map_err(Error::io(path))?;
-            if chunk.iter().any(|byte| *byte != 0) {
-                return Err(Error::not_a_volume(path, "something lies behind its last member"));
-            }
-            at += length as u64;
-        }
+        zeros(at, size)?;
         Ok(Self { path: path.to_owned(), head, key, file })
     }
 

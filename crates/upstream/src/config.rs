@@ -76,7 +76,7 @@ pub struct Surroundings {
     pub http_proxy: Option<String>,
     /// `NO_PROXY`.
     pub no_proxy: Option<String>,
-    /// `NARU_OFFLINE` or `--offline`: refuse to open any connection.
+    /// `NARU_OFFLINE`: refuse to open any connection.
     pub offline: bool,
 }
 

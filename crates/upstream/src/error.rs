@@ -128,7 +128,7 @@ pub enum Error {
         source: InvalidManifest,
     },
     /// Connections are forbidden.
-    #[error("{host}: not asked, because `--offline` forbids connections")]
+    #[error("{host}: not asked, because NARU_OFFLINE forbids connections")]
     Offline {
         /// The host that would have been asked.
         host: String,
@@ -233,7 +233,7 @@ impl Error {
                  `upstreams.HOST.mirrors`"
                     .to_owned()
             }
-            Self::Offline { .. } => "leave out `--offline` (NARU_OFFLINE), or run it where the network is".to_owned(),
+            Self::Offline { .. } => "unset NARU_OFFLINE, or run it where the network is".to_owned(),
             Self::Redirect { .. } => "if the new place is right, name it in the packing list itself".to_owned(),
             Self::NotFound { .. } => "check the spelling; ask the upstream with `curl -I` or `skopeo inspect`".to_owned(),
             Self::TooLarge { .. } | Self::Protocol { .. } | Self::Manifest { .. } => {

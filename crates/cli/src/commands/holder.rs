@@ -9,6 +9,7 @@ use artifact::Progress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::{Call, Socket, Store};
+use tokio::sync::Notify;
 
 use super::{Work, carry_out};
 use crate::exit::Exit;
@@ -61,24 +62,29 @@ pub(crate) async fn call(
     .await?
 }
 
-/// Carries out what others call for, until it is dropped.
-pub(crate) async fn listen(store: &Store, socket: Socket) -> anyhow::Result<()> {
+/// Carries out what others call for, until it is dropped; says through `secrets` when the server must read its own again.
+pub(crate) async fn listen(store: &Store, socket: Socket, secrets: &Arc<Notify>) -> anyhow::Result<()> {
     loop {
         let call = socket.accept().await?;
-        let (store, runtime) = (store.clone(), tokio::runtime::Handle::current());
+        let (store, secrets, runtime) = (store.clone(), Arc::clone(secrets), tokio::runtime::Handle::current());
         // A command is long work, and gets a thread of its own beside those that serve.
-        tokio::task::spawn_blocking(move || runtime.block_on(answer(&store, call)));
+        tokio::task::spawn_blocking(move || runtime.block_on(answer(&store, call, &secrets)));
     }
 }
 
-async fn answer(store: &Store, mut call: Call) {
+async fn answer(store: &Store, mut call: Call, secrets: &Notify) {
     let voice: Speaker =
         Arc::new(Caller { progress: call.progress(), answers: Box::new(call.answers()), by: call.by.clone() });
     let files = std::mem::take(&mut call.files);
     tracing::info!(by = %call.by, "a command for the holder of the store");
     let result = match serde_json::from_value::<Work>(call.request.clone()) {
         Ok(work) => tokio::select! {
-            result = carry_out(&work, files, store, &voice) => result,
+            result = carry_out(&work, files, store, &voice) => {
+                if matches!(work, Work::Token(_)) {
+                    secrets.notify_one();
+                }
+                result
+            }
             () = call.gone() => return,
         },
         Err(error) => Err(anyhow::Error::new(error).context(

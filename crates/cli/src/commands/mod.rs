@@ -23,6 +23,7 @@ mod search;
 mod serve;
 mod setup;
 mod show;
+mod token;
 mod verify;
 mod why;
 
@@ -87,6 +88,9 @@ pub(crate) enum Command {
     /// Makes, trusts and lists keys
     #[command(subcommand)]
     Key(key::Request),
+    /// Makes another admin token
+    #[command(subcommand)]
+    Token(token::Request),
     /// Serves the store to clients
     Serve(serve::Request),
     /// Makes the whole journey on this machine, on real input, and leaves nothing behind
@@ -148,6 +152,7 @@ pub(crate) enum Work {
     Pack(pack::Order),
     Load(load::Order),
     Key(key::Command),
+    Token(token::Request),
 }
 
 /// Carries a command out.
@@ -162,6 +167,7 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
             Some(command) => (Work::Key(command), Vec::new()),
             None => return Ok(Exit::Done),
         },
+        Command::Token(request) => (Work::Token(request), Vec::new()),
         Command::Setup(request) => match setup::run(&request, context, voice).await? {
             Some(work) => (work, Vec::new()),
             None => return Ok(Exit::Done),
@@ -197,6 +203,7 @@ async fn carry_out(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker
         Work::Pack(order) => pack::run(store, order, voice).await,
         Work::Load(order) => load::run(store, order, files, voice).await,
         Work::Key(command) => key::run(store, command, voice).await,
+        Work::Token(request) => token::run(store, request, voice).await,
         Work::Setup(order) => setup::of_own(store, order, voice).await,
     }
 }

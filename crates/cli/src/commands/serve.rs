@@ -10,7 +10,7 @@ use kinds::client::Client;
 use serde_json::json;
 use serve::{Config, Server};
 use store::Store;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::{Context, holder, setup};
 use crate::exit::Exit;
@@ -36,6 +36,9 @@ pub(crate) struct Request {
     /// Its key
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
+    /// Takes credentials over plain HTTP from other machines too: whoever is on the way can read them
+    #[arg(long)]
+    plain_auth: bool,
     /// The configuration [default: serve.yaml in the store's folder, when it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -62,6 +65,7 @@ impl Request {
             config.cert.clone_from(&self.cert);
             config.key.clone_from(&self.key);
         }
+        config.plain_auth |= self.plain_auth;
         if self.access_log.is_some() {
             config.access_log.clone_from(&self.access_log);
         }
@@ -90,6 +94,7 @@ pub(crate) async fn run(
     let socket = store.listen()?;
     let server = Arc::new(Server::bind(store.clone(), config).await?);
     announce(&server, &store, voice).await?;
+    let secrets = Arc::new(Notify::new());
     let (ending, ended) = oneshot::channel();
     let shutdown = async {
         end.await;
@@ -102,18 +107,22 @@ pub(crate) async fn run(
     };
     let result = tokio::select! {
         result = server.run(shutdown) => result.map(|()| Exit::Done).map_err(anyhow::Error::from),
-        result = holder::listen(&store, socket) => result.map(|()| Exit::Done),
+        result = holder::listen(&store, socket, &secrets) => result.map(|()| Exit::Done),
         exit = hurried => Ok(exit),
-        () = reload(request, &folder, &server, voice) => Ok(Exit::Done),
+        () = reload(request, &folder, &server, &secrets, voice) => Ok(Exit::Done),
     };
     store.close().await;
     result
 }
 
-/// At each SIGHUP takes the configuration as it is now. A mistake in it is said, and changes nothing.
-async fn reload(request: &Request, folder: &Path, server: &Server, voice: &Speaker) {
+/// At each SIGHUP, and when its secrets have changed, takes the configuration as it is now. A mistake in it is said, and changes nothing.
+async fn reload(request: &Request, folder: &Path, server: &Server, secrets: &Notify, voice: &Speaker) {
     let Some(mut hangups) = signals::hangups() else { return std::future::pending().await };
-    while hangups.recv().await.is_some() {
+    loop {
+        tokio::select! {
+            heard = hangups.recv() => if heard.is_none() { break },
+            () = secrets.notified() => {}
+        }
         let result = match request.config(folder) {
             Ok(config) => server.reload(&config).await.map_err(anyhow::Error::from),
             Err(error) => Err(error),
