@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use artifact::{Digest, Hasher, Kind, Progress, Repository, Selection, Wanted};
 use store::Store;
@@ -338,37 +339,43 @@ fn write(
 
 fn hash_piece(store: &Store, blob: &store::Blob, at: u64, size: u64) -> Result<Digest> {
     let mut hasher = Hasher::sha256();
-    copy(store, blob, at, size, |bytes| {
+    let mut piece = Piece::open(store, blob, at, size)?;
+    let mut buffer = vec![0; CHUNK];
+    while let Some(bytes) = piece.read(&mut buffer)? {
         hasher.update(bytes);
-        Ok(())
-    })?;
+    }
     Ok(hasher.finish())
 }
 
-/// Streams a piece of a blob.
-fn copy(
-    store: &Store,
-    blob: &store::Blob,
-    at: u64,
-    size: u64,
-    mut take: impl FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
-    let mut file = store.open_blob(blob)?;
-    let path = Path::new(&blob.key);
-    let _ = rustix::fs::fadvise(&file, at, std::num::NonZeroU64::new(size), rustix::fs::Advice::Sequential);
-    file.seek(SeekFrom::Start(at)).map_err(Error::io(path))?;
-    let mut buffer = vec![0; CHUNK.min(usize::try_from(size.max(1)).unwrap_or(CHUNK))];
-    let mut rest = size;
-    while rest > 0 {
-        let length = usize::try_from(rest).unwrap_or(CHUNK).min(buffer.len());
-        let read = file.read(buffer.get_mut(..length).unwrap_or_default()).map_err(Error::io(path))?;
-        if read == 0 {
-            return Err(Error::StoreDamaged { digest: blob.digest });
-        }
-        take(buffer.get(..read).unwrap_or_default())?;
-        rest -= read as u64;
+/// A range of a blob, read from its beginning to its end.
+struct Piece<'a> {
+    blob: &'a store::Blob,
+    file: File,
+    rest: u64,
+}
+
+impl<'a> Piece<'a> {
+    fn open(store: &Store, blob: &'a store::Blob, at: u64, size: u64) -> Result<Self> {
+        let mut file = store.open_blob(blob)?;
+        let _ = rustix::fs::fadvise(&file, at, std::num::NonZeroU64::new(size), rustix::fs::Advice::Sequential);
+        file.seek(SeekFrom::Start(at)).map_err(Error::io(Path::new(&blob.key)))?;
+        Ok(Self { blob, file, rest: size })
     }
-    Ok(())
+
+    /// The next bytes, as many as the buffer takes; `None` at the end.
+    fn read<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<&'b [u8]>> {
+        if self.rest == 0 {
+            return Ok(None);
+        }
+        let length = usize::try_from(self.rest).unwrap_or(usize::MAX).min(buffer.len());
+        let room = buffer.get_mut(..length).unwrap_or_default();
+        let read = self.file.read(room).map_err(Error::io(Path::new(&self.blob.key)))?;
+        if read == 0 {
+            return Err(Error::StoreDamaged { digest: self.blob.digest });
+        }
+        self.rest -= read as u64;
+        Ok(buffer.get(..read))
+    }
 }
 
 /// Volumes of another bundle must not come to lie among ours.
@@ -408,44 +415,97 @@ fn write_volume(store: &Store, volume: &LaidVolume, out: &Path, progress: &dyn P
     let partial = out.join(format!("{}.partial", volume.name));
     let file =
         OpenOptions::new().write(true).create(true).truncate(true).open(&partial).map_err(Error::io(&partial))?;
-    let mut writing = Writing { file, path: &partial, hasher: Hasher::sha256(), at: 0, progress };
-    let outcome = fill(store, volume, &mut writing);
-    if let Err(error) = outcome {
-        let _ = std::fs::remove_file(&partial);
-        return Err(error);
-    }
-    let Writing { file, hasher, .. } = writing;
-    file.sync_all().map_err(Error::io(&partial))?;
+    // Three threads: one reads and writes, one hashes what was written, and one has the disk begin early, so that the
+    // last sync finds little left to do.
+    let written = std::thread::scope(|scope| {
+        let (full, filled) = sync_channel::<(Vec<u8>, usize)>(AHEAD);
+        let (empty, free) = channel();
+        let hashing = scope.spawn(move || {
+            let mut hasher = Hasher::sha256();
+            for (buffer, length) in filled {
+                hasher.update(buffer.get(..length).unwrap_or_default());
+                let _ = empty.send(buffer);
+            }
+            hasher.finish()
+        });
+        let (due, syncs) = sync_channel::<()>(1);
+        let disk = &file;
+        scope.spawn(move || syncs.iter().for_each(|()| drop(disk.sync_data())));
+        let mut writing = Writing { file: &file, path: &partial, full, free, due, at: 0, progress };
+        let outcome = fill(store, volume, &mut writing);
+        drop(writing);
+        let digest = hashing.join().map_err(|_| Error::io(&partial)(std::io::Error::other("hashing ended early")));
+        outcome.and(digest)
+    });
+    let sha256 = match written.and_then(|digest| file.sync_all().map_err(Error::io(&partial)).map(|()| digest)) {
+        Ok(digest) => digest,
+        Err(error) => {
+            let _ = std::fs::remove_file(&partial);
+            return Err(error);
+        }
+    };
     std::fs::rename(&partial, &path).map_err(Error::io(&path))?;
-    Ok(PackedVolume { path, size: volume.size, sha256: hasher.finish(), kept: false })
+    Ok(PackedVolume { path, size: volume.size, sha256, kept: false })
 }
 
+/// Buffers that may wait for the hash.
+const AHEAD: usize = 8;
+/// The disk is set to work each time so many bytes are written.
+const EAGER: u64 = 128 << 20;
+
 struct Writing<'a> {
-    file: File,
+    file: &'a File,
     path: &'a Path,
-    hasher: Hasher,
+    /// To the hash, and back from it.
+    full: SyncSender<(Vec<u8>, usize)>,
+    free: Receiver<Vec<u8>>,
+    due: SyncSender<()>,
     at: u64,
     progress: &'a dyn Progress,
 }
 
 impl Writing<'_> {
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(Error::io(self.path))?;
-        self.hasher.update(bytes);
-        self.at += bytes.len() as u64;
-        self.progress.advance(bytes.len() as u64);
+    /// Writes the first `length` bytes of a buffer.
+    fn put(&mut self, buffer: Vec<u8>, length: usize) -> Result<()> {
+        self.file.write_all(buffer.get(..length).unwrap_or_default()).map_err(Error::io(self.path))?;
+        // It ends only after this side has.
+        let _ = self.full.send((buffer, length));
+        let before = self.at / EAGER;
+        self.at += length as u64;
+        if self.at / EAGER > before {
+            let _ = self.due.try_send(());
+        }
+        self.progress.advance(length as u64);
         Ok(())
+    }
+
+    fn put_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut buffer = self.free.try_recv().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(bytes);
+        self.put(buffer, bytes.len())
     }
 
     fn pad(&mut self) -> Result<()> {
         let length = usize::try_from(tar::padded(self.at) - self.at).unwrap_or_default();
-        self.put([0; 512].get(..length).unwrap_or_default())
+        self.put_bytes([0; 512].get(..length).unwrap_or_default())
     }
 
     fn document(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        self.put(&tar::header(name, bytes.len() as u64, self.at))?;
-        self.put(bytes)?;
+        self.put_bytes(&tar::header(name, bytes.len() as u64, self.at))?;
+        self.put_bytes(bytes)?;
         self.pad()
+    }
+
+    fn piece(&mut self, mut piece: Piece<'_>) -> Result<()> {
+        loop {
+            let mut buffer = self.free.try_recv().unwrap_or_default();
+            buffer.resize(CHUNK, 0);
+            match piece.read(&mut buffer)?.map(<[u8]>::len) {
+                Some(length) => self.put(buffer, length)?,
+                None => return self.pad(),
+            }
+        }
     }
 }
 
@@ -456,13 +516,12 @@ fn fill(store: &Store, volume: &LaidVolume, writing: &mut Writing<'_>) -> Result
         match source {
             Source::Bytes(bytes) => writing.document(&member.name, bytes)?,
             Source::Blob(blob, at) => {
-                writing.put(&tar::header(&member.name, member.size, writing.at))?;
-                copy(store, blob, *at, member.size, |bytes| writing.put(bytes))?;
-                writing.pad()?;
+                writing.put_bytes(&tar::header(&member.name, member.size, writing.at))?;
+                writing.piece(Piece::open(store, blob, *at, member.size)?)?;
             }
         }
     }
-    writing.put(&[0; 1024])
+    writing.put_bytes(&[0; 1024])
 }
 
 /// The hash of a volume that an earlier run finished: its size and its head are right, and only whole volumes bear

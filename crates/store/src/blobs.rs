@@ -1,7 +1,7 @@
 //! Blobs on a file system: `blobs/sha256/ab/abcd….KEY`, and the order of syncs that makes them durable.
 
 use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use artifact::Digest;
@@ -26,8 +26,11 @@ pub(crate) fn lay_folders(folder: &Path) -> Result<()> {
             return Err(Error::NotAStore { path: folder.to_owned(), why });
         }
     }
-    make(&folder.join("blobs"))?;
-    make(&folder.join("partial"))
+    for part in ["blobs", "partial"].map(|name| folder.join(name)) {
+        make(&part)?;
+        give_to_owner(folder, &part)?;
+    }
+    Ok(())
 }
 
 /// A key for new bytes: never used before, so that no reader of an old key ever meets new bytes.
@@ -48,6 +51,19 @@ pub(crate) fn sync_folder(store: &Store, folder: &Path) -> Result<()> {
     opened.sync_all().map_err(Error::io(folder)).inspect_err(|error| store.stop(error))
 }
 
+/// Whom new files of a store belong to: when root looks after a store that is another user's (`naru install` makes
+/// such), that user must go on reading and writing it. SQLite does the same for its own files.
+pub(crate) fn give_to_owner(folder: &Path, new: &Path) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = fs::metadata(folder).map_err(Error::io(folder))?;
+    if owner.uid() == 0 {
+        return Ok(());
+    }
+    std::os::unix::fs::lchown(new, Some(owner.uid()), Some(owner.gid())).map_err(Error::io(new))
+}
+
 /// Moves a whole, synced file to its key, and makes the move durable.
 pub(crate) fn put_in_place(store: &Store, from: &Path, key: &str) -> Result<PathBuf> {
     let to = store.path_of(key);
@@ -56,8 +72,10 @@ pub(crate) fn put_in_place(store: &Store, from: &Path, key: &str) -> Result<Path
         DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(Error::io(&folder))?;
         // The new folder's own name must survive too.
         for parent in folder.ancestors().skip(1).take(2) {
+            give_to_owner(&store.inner.folder, parent)?;
             sync_folder(store, parent)?;
         }
+        give_to_owner(&store.inner.folder, &folder)?;
     }
     fs::rename(from, &to).map_err(Error::io(&to))?;
     sync_folder(store, &folder)?;

@@ -26,6 +26,7 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .map_err(Error::io(&path))?;
+        crate::blobs::give_to_owner(folder, &path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use artifact::{Algorithm, Digest, Hasher};
 
@@ -163,7 +163,7 @@ impl Store {
     pub fn writer(&self, expected: Option<&Digest>) -> Result<BlobWriter> {
         self.may_write()?;
         let path = self.partial_path(&format!("new-{}", uuid::Uuid::new_v4().simple()));
-        let file = open(OpenOptions::new().write(true).create_new(true), &path)?;
+        let file = self.open_partial(OpenOptions::new().write(true).create_new(true), &path)?;
         Ok(BlobWriter {
             store: self.clone(),
             file,
@@ -183,7 +183,8 @@ impl Store {
         }
         self.may_write()?;
         let path = self.partial_path(&partial_name(expected));
-        let opened = open(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
+        let opened = self
+            .open_partial(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
             .and_then(|file| {
                 let mut hasher = hasher_for(Some(expected));
                 let len = hash_file(&file, &mut hasher).map_err(Error::io(&path))?;
@@ -210,10 +211,17 @@ impl Store {
             return Err(Error::Busy { digest: *digest });
         }
         let path = self.partial_path(&format!("{}.pieces", partial_name(digest)));
-        let opened = open(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
+        let opened = self
+            .open_partial(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
             .and_then(|file| file.set_len(size).map_err(Error::io(&path)).map(|()| file))
             .inspect_err(|_| self.put_down(digest));
         Ok(Patchwork { store: self.clone(), file: opened?, path, digest: *digest, size })
+    }
+
+    fn open_partial(&self, options: &mut OpenOptions, path: &Path) -> Result<File> {
+        let file = options.mode(0o600).open(path).map_err(Error::io(path))?;
+        blobs::give_to_owner(&self.inner.folder, path)?;
+        Ok(file)
     }
 
     fn pick_up(&self, digest: &Digest) -> bool {
@@ -228,10 +236,6 @@ impl Store {
         // Nothing panics while it is held.
         self.inner.in_hand.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-}
-
-fn open(options: &mut OpenOptions, path: &std::path::Path) -> Result<File> {
-    options.mode(0o600).open(path).map_err(Error::io(path))
 }
 
 fn partial_name(digest: &Digest) -> String {

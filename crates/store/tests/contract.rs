@@ -422,3 +422,27 @@ async fn referrers_live_with_their_subject() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_root_writes_belongs_to_the_stores_owner() {
+    use std::os::unix::fs::MetadataExt as _;
+    for_each_store(async |folder| {
+        if std::os::unix::fs::chown(folder.path(), Some(12345), Some(12345)).is_err() {
+            // Only root can give a folder away, and only root needs this.
+            return;
+        }
+        let store = open(&folder).await;
+        let mut change = Change::new();
+        change.blob(None, put(&store, b"x"));
+        store.apply(change).await.unwrap();
+        store.resume(&Digest::of(b"y")).unwrap().keep();
+        let mut open = vec![folder.path().to_owned()];
+        while let Some(path) = open.pop() {
+            assert_eq!(std::fs::symlink_metadata(&path).unwrap().uid(), 12345, "{}", path.display());
+            if path.is_dir() {
+                open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+        }
+    })
+    .await;
+}

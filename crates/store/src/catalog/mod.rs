@@ -45,6 +45,7 @@ impl Catalog {
             .statement_cache_capacity(256);
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await;
         let writer = writer.map_err(|source| not_a_database(folder, &path, source))?;
+        crate::blobs::give_to_owner(folder, &path)?;
         prepare(folder, &path, &writer).await?;
         let readers = SqlitePoolOptions::new()
             .min_connections(1)
