@@ -341,7 +341,11 @@ impl Loading<'_> {
         if waiting.is_empty() {
             return self.set_pending(None).await;
         }
-        loaded.pending = Some(Pending { missing: missing(&plan, &waiting), entries: Some(entries) });
+        let mut on_disk: HashMap<Digest, Vec<(u64, u64)>> = HashMap::new();
+        for digest in waiting.keys() {
+            on_disk.insert(*digest, self.pieces(digest).await?);
+        }
+        loaded.pending = Some(Pending { missing: missing(&plan, &waiting, &on_disk), entries: Some(entries) });
         self.set_pending(loaded.pending.as_ref()).await
     }
 
@@ -519,14 +523,21 @@ fn children_first(graph: &HashMap<Digest, Vec<(Digest, bool)>>) -> Vec<Digest> {
 }
 
 /// What is missing, volume by volume.
-fn missing(plan: &Plan, waiting: &BTreeMap<Digest, BTreeSet<String>>) -> Vec<String> {
+fn missing(
+    plan: &Plan,
+    waiting: &BTreeMap<Digest, BTreeSet<String>>,
+    on_disk: &HashMap<Digest, Vec<(u64, u64)>>,
+) -> Vec<String> {
     let (mut said, mut named) = (Vec::new(), HashSet::new());
     for (number, members) in plan.volumes.iter().enumerate() {
         let mut needed_by = BTreeSet::new();
         let (mut count, mut bytes) = (0, 0);
         for member in members {
             if let Some(What::Blob(digest) | What::Part(digest)) = member.what() {
-                if let Some(entries) = waiting.get(&digest) {
+                let is_on_disk = member.part.as_ref().is_some_and(|part| {
+                    on_disk.get(&digest).is_some_and(|pieces| covers(pieces, part.at, member.size))
+                });
+                if let Some(entries) = waiting.get(&digest).filter(|_| !is_on_disk) {
                     named.insert(digest);
                     needed_by.extend(entries.iter().map(String::as_str));
                     count += 1;

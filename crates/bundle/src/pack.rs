@@ -216,9 +216,10 @@ impl Gathering<'_> {
         chosen: Option<&[Digest]>,
         shown: &str,
     ) -> Result<()> {
-        let chosen: Option<HashSet<Digest>> = chosen.map(|digests| digests.iter().copied().collect());
         let mut open: Vec<(Digest, usize)> = vec![(*root, 0)];
-        open.extend(chosen.iter().flatten().map(|digest| (*digest, 1)));
+        // In the order in which they were given: another order would be another bundle.
+        open.extend(chosen.into_iter().flatten().map(|digest| (*digest, 1)));
+        let chosen: Option<HashSet<Digest>> = chosen.map(|digests| digests.iter().copied().collect());
         let mut visited = HashSet::new();
         while let Some((digest, depth)) = open.pop() {
             if !visited.insert(digest) || depth > DEPTH {

@@ -38,7 +38,7 @@ pub enum Error {
         retry_after: Option<Duration>,
     },
     /// No answer could be had.
-    #[error("{url}: {reason}{}", cause(source.as_deref()))]
+    #[error("{url}: {reason}{}", cause(library.as_deref()))]
     Unreachable {
         /// What was asked for.
         url: String,
@@ -46,9 +46,8 @@ pub enum Error {
         host: String,
         /// How far it came.
         reason: Unreachable,
-        /// The library's own error.
-        #[source]
-        source: Option<Box<dyn StdError + Send + Sync>>,
+        /// The library's own error, whose innermost words are among ours: it is no source, so as not to be told twice.
+        library: Option<Box<dyn StdError + Send + Sync>>,
     },
     /// The body ended early, and went on ending early.
     #[error("{url}: the body ended after {received} bytes{}", expected.map(|size| format!(" of {size}")).unwrap_or_default())]

@@ -371,7 +371,7 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
             None => link.source(),
         };
     }
-    Error::Unreachable { url: shown(url), host: host_of(url), reason, source: Some(Box::new(error)) }
+    Error::Unreachable { url: shown(url), host: host_of(url), reason, library: Some(Box::new(error)) }
 }
 
 #[cfg(test)]
