@@ -24,6 +24,15 @@ struct Refusal {
     exit: u8,
 }
 
+/// Between a command that changes the server's secrets and the server that must read them again.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets {
+    /// They have changed.
+    pub(crate) changed: Notify,
+    /// The server has read them.
+    pub(crate) read: Notify,
+}
+
 /// Asks the holder of the store in `folder`. `None`: nobody listens there.
 pub(crate) async fn call(
     folder: &Path,
@@ -63,7 +72,7 @@ pub(crate) async fn call(
 }
 
 /// Carries out what others call for, until it is dropped; says through `secrets` when the server must read its own again.
-pub(crate) async fn listen(store: &Store, socket: Socket, secrets: &Arc<Notify>) -> anyhow::Result<()> {
+pub(crate) async fn listen(store: &Store, socket: Socket, secrets: &Arc<Secrets>) -> anyhow::Result<()> {
     loop {
         let call = socket.accept().await?;
         let (store, secrets, runtime) = (store.clone(), Arc::clone(secrets), tokio::runtime::Handle::current());
@@ -72,7 +81,7 @@ pub(crate) async fn listen(store: &Store, socket: Socket, secrets: &Arc<Notify>)
     }
 }
 
-async fn answer(store: &Store, mut call: Call, secrets: &Notify) {
+async fn answer(store: &Store, mut call: Call, secrets: &Secrets) {
     let voice: Speaker =
         Arc::new(Caller { progress: call.progress(), answers: Box::new(call.answers()), by: call.by.clone() });
     let files = std::mem::take(&mut call.files);
@@ -81,7 +90,9 @@ async fn answer(store: &Store, mut call: Call, secrets: &Notify) {
         Ok(work) => tokio::select! {
             result = carry_out(&work, files, store, &voice) => {
                 if matches!(work, Work::Token(_)) {
-                    secrets.notify_one();
+                    // Only then is it true that the one before has ended.
+                    secrets.changed.notify_one();
+                    secrets.read.notified().await;
                 }
                 result
             }

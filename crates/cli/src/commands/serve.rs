@@ -10,8 +10,9 @@ use kinds::client::Client;
 use serde_json::json;
 use serve::{Config, Server};
 use store::Store;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
+use super::holder::Secrets;
 use super::{Context, holder, setup};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -94,7 +95,7 @@ pub(crate) async fn run(
     let socket = store.listen()?;
     let server = Arc::new(Server::bind(store.clone(), config).await?);
     announce(&server, &store, voice).await?;
-    let secrets = Arc::new(Notify::new());
+    let secrets = Arc::new(Secrets::default());
     let (ending, ended) = oneshot::channel();
     let shutdown = async {
         end.await;
@@ -116,12 +117,12 @@ pub(crate) async fn run(
 }
 
 /// At each SIGHUP, and when its secrets have changed, takes the configuration as it is now. A mistake in it is said, and changes nothing.
-async fn reload(request: &Request, folder: &Path, server: &Server, secrets: &Notify, voice: &Speaker) {
+async fn reload(request: &Request, folder: &Path, server: &Server, secrets: &Secrets, voice: &Speaker) {
     let Some(mut hangups) = signals::hangups() else { return std::future::pending().await };
     loop {
         tokio::select! {
             heard = hangups.recv() => if heard.is_none() { break },
-            () = secrets.notified() => {}
+            () = secrets.changed.notified() => {}
         }
         let result = match request.config(folder) {
             Ok(config) => server.reload(&config).await.map_err(anyhow::Error::from),
@@ -131,6 +132,7 @@ async fn reload(request: &Request, folder: &Path, server: &Server, secrets: &Not
             Ok(()) => voice.say("the configuration was read again"),
             Err(error) => voice.warn(&format!("the configuration stays as it was: {error:#}")),
         }
+        secrets.read.notify_one();
     }
     std::future::pending::<()>().await;
 }
