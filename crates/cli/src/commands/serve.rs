@@ -116,14 +116,20 @@ pub(crate) async fn run(
     result
 }
 
-/// At each SIGHUP, and when its secrets have changed, takes the configuration as it is now. A mistake in it is said, and changes nothing.
+/// At each SIGHUP, and when its secrets have changed, takes the configuration as it is now. A mistake in it is said, and
+/// changes nothing.
 async fn reload(request: &Request, folder: &Path, server: &Server, secrets: &Secrets, voice: &Speaker) {
     let Some(mut hangups) = signals::hangups() else { return std::future::pending().await };
     loop {
-        tokio::select! {
-            heard = hangups.recv() => if heard.is_none() { break },
-            () = secrets.changed.notified() => {}
-        }
+        let renewed = tokio::select! {
+            heard = hangups.recv() => {
+                if heard.is_none() {
+                    break;
+                }
+                false
+            }
+            () = secrets.changed.notified() => true,
+        };
         let result = match request.config(folder) {
             Ok(config) => server.reload(&config).await.map_err(anyhow::Error::from),
             Err(error) => Err(error),
@@ -132,7 +138,9 @@ async fn reload(request: &Request, folder: &Path, server: &Server, secrets: &Sec
             Ok(()) => voice.say("the configuration was read again"),
             Err(error) => voice.warn(&format!("the configuration stays as it was: {error:#}")),
         }
-        secrets.read.notify_one();
+        if renewed {
+            secrets.read.notify_one();
+        }
     }
     std::future::pending::<()>().await;
 }
