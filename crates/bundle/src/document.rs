@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The format that this binary writes, and the newest it reads.
 pub(crate) const FORMAT: u32 = 1;
 /// A head, a plan or a tree may have so many bytes.
-pub(crate) const DOCUMENT_LIMIT: u64 = 512 << 20;
+pub(crate) const DOCUMENT_LIMIT: u64 = 64 << 20;
 /// The name of a volume's head.
 pub(crate) const HEAD: &str = "volume.json";
 /// The name of its signature.

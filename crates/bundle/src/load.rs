@@ -141,6 +141,10 @@ impl Loading<'_> {
         if let Some(documents) = remembered {
             return self.entries(&volumes, documents, loaded).await;
         }
+        if self.store.document(&format!("loaded/{}", self.id.hex())).await?.is_some() && loaded.damage.is_empty() {
+            // All of it was loaded before, and its list is needed no more.
+            return Ok(());
+        }
         let missing = vec!["the list of what the bundle holds: it is in its first and in its last volume".to_owned()];
         loaded.pending = Some(Pending { missing, entries: None });
         self.set_pending(loaded.pending.as_ref()).await
@@ -222,9 +226,12 @@ impl Loading<'_> {
                 loaded.present += 1;
                 continue;
             }
+            let Some(size) = pieces.first().map(|(_, _, part)| part.size) else { continue };
             let known = self.pieces(&digest).await?;
-            pieces.retain(|(_, member, part)| !covers(&known, part.at, member.size));
-            work.push(Work::Cut(digest, pieces, known));
+            pieces.retain(|(_, member, part)| part.size == size && !covers(&known, part.at, member.size));
+            if !pieces.is_empty() || covers(&known, 0, size) {
+                work.push(Work::Cut { digest, size, pieces, known });
+            }
         }
         // The largest first: the last to finish should be a small one.
         plain.sort_by_key(|(_, member)| std::cmp::Reverse(member.size));
@@ -267,9 +274,11 @@ impl Loading<'_> {
         let mut group = Vec::with_capacity(BATCH);
         while brought.recv_many(&mut group, BATCH).await > 0 {
             let mut change = Change::new();
+            let mut whole = Vec::new();
             for one in group.drain(..) {
                 match one {
                     Brought::Blob(blob) => {
+                        whole.push(*blob.digest());
                         loaded.written.0 += 1;
                         loaded.written.1 += blob.size();
                         change.blob(None, blob);
@@ -279,6 +288,12 @@ impl Loading<'_> {
                 }
             }
             self.store.apply(change).await?;
+            // Only now are the pieces of a cut blob needed no more.
+            for digest in whole {
+                if !self.pieces(&digest).await?.is_empty() {
+                    self.set_pieces(&digest, &[]).await?;
+                }
+            }
         }
         self.progress.end();
         loaded.damage.sort();
@@ -315,6 +330,14 @@ impl Loading<'_> {
                 let shown = shown(tree, &entry.name);
                 if holes.is_empty() {
                     loaded.entries += 1;
+                    // What this side has made is never touched.
+                    if tree.repository.is_local() {
+                        let own = self.store.entry(&tree.repository, &entry.name).await?;
+                        if own.is_some_and(|own| own.digest != entry.digest) {
+                            self.progress.warn(&format!("{shown} is a local one here and stays as it is"));
+                            continue;
+                        }
+                    }
                     for blob in needed {
                         visible.grant_blob(&tree.repository, &blob);
                     }
@@ -330,8 +353,13 @@ impl Loading<'_> {
             for (parent, children) in &graph {
                 if tree.manifests.contains_key(parent) {
                     for (child, is_manifest) in children {
-                        if !is_manifest && self.store.blob(child).await?.is_some() {
+                        if *is_manifest {
+                            continue;
+                        }
+                        if self.store.blob(child).await?.is_some() {
                             visible.grant_blob(&tree.repository, child);
+                        } else {
+                            waiting.entry(*child).or_default().insert(shown(tree, &parent.to_string()));
                         }
                     }
                 }
@@ -339,6 +367,7 @@ impl Loading<'_> {
         }
         loaded.applied = self.store.apply(visible).await?;
         if waiting.is_empty() {
+            self.store.set_document(&format!("loaded/{}", self.id.hex()), Some(b"")).await?;
             return self.set_pending(None).await;
         }
         let mut on_disk: HashMap<Digest, Vec<(u64, u64)>> = HashMap::new();
@@ -414,15 +443,20 @@ impl Loading<'_> {
 /// One thing for a worker to bring.
 enum Work {
     Plain(usize, Member),
-    /// Pieces to bring, and those that are on disk.
-    Cut(Digest, Vec<(usize, Member, Part)>, Vec<(u64, u64)>),
+    /// Pieces of a blob of `size` bytes to bring, and those that are on disk.
+    Cut {
+        digest: Digest,
+        size: u64,
+        pieces: Vec<(usize, Member, Part)>,
+        known: Vec<(u64, u64)>,
+    },
 }
 
 impl Work {
     fn size(&self) -> u64 {
         match self {
             Self::Plain(_, member) => member.size,
-            Self::Cut(_, pieces, _) => pieces.iter().map(|(_, member, _)| member.size).sum(),
+            Self::Cut { pieces, .. } => pieces.iter().map(|(_, member, _)| member.size).sum(),
         }
     }
 }
@@ -450,11 +484,8 @@ fn bring(store: &Store, volumes: &[Volume], work: &Work, progress: &dyn Progress
                 },
             }
         }
-        Work::Cut(digest, pieces, known) => {
-            let size = pieces
-                .first()
-                .map_or_else(|| known.iter().map(|(at, len)| at + len).max(), |(_, _, part)| Some(part.size));
-            let mut patchwork = store.patchwork(digest, size.unwrap_or_default())?;
+        Work::Cut { digest, size, pieces, known } => {
+            let mut patchwork = store.patchwork(digest, *size)?;
             let (mut brought, mut have) = (Vec::new(), known.clone());
             for (number, member, part) in pieces {
                 let Some(volume) = volumes.get(*number) else { continue };
@@ -469,11 +500,11 @@ fn bring(store: &Store, volumes: &[Volume], work: &Work, progress: &dyn Progress
                     Err(error) => brought.push(Brought::Damage(format!("{}: {error}", volume.damage(member)))),
                 }
             }
-            if size.is_some_and(|size| covers(&have, 0, size)) {
-                brought.push(Brought::Pieces(*digest, Vec::new()));
+            if covers(&have, 0, *size) {
                 match patchwork.finish() {
                     Ok(blob) => brought.push(Brought::Blob(blob)),
                     Err(store::Error::Mismatch { .. }) => {
+                        brought.push(Brought::Pieces(*digest, Vec::new()));
                         brought.push(Brought::Damage(format!("the pieces of {digest} do not make it")));
                     }
                     Err(error) => return Err(error.into()),

@@ -222,7 +222,11 @@ impl Gathering<'_> {
         let chosen: Option<HashSet<Digest>> = chosen.map(|digests| digests.iter().copied().collect());
         let mut visited = HashSet::new();
         while let Some((digest, depth)) = open.pop() {
-            if !visited.insert(digest) || depth > DEPTH {
+            if depth > DEPTH {
+                self.missing.push(format!("{shown} nests deeper than {DEPTH} indexes"));
+                continue;
+            }
+            if !visited.insert(digest) {
                 continue;
             }
             let Some(manifest) = self.store.granted_manifest(repository, &digest).await? else {
@@ -232,7 +236,12 @@ impl Gathering<'_> {
             let mut omitted = BTreeSet::new();
             for link in self.store.links(&digest).await? {
                 let is_wanted = link.carried
-                    && (!link.is_manifest || chosen.as_ref().is_none_or(|chosen| chosen.contains(&link.child)));
+                    && match (&chosen, link.is_manifest) {
+                        (_, false) => true,
+                        (Some(chosen), true) => chosen.contains(&link.child),
+                        // Links are the store's, grants a repository's: another may carry more platforms of this index.
+                        (None, true) => self.store.granted_manifest(repository, &link.child).await?.is_some(),
+                    };
                 if !is_wanted {
                     omitted.insert(link.child);
                 } else if link.is_manifest {
@@ -286,12 +295,22 @@ fn write(
     for item in &mut blobs {
         // A blob that goes by its sha512 still needs a sha256 for the head.
         if let (Source::Blob(blob, _), artifact::Algorithm::Sha512) = (&item.source, item.member.sha256.algorithm()) {
-            item.member.sha256 = hash_piece(store, blob, 0, blob.size)?;
+            item.member.sha256 = hash_piece(store, blob, 0, blob.size, |_| ())?;
         }
     }
     let cargo =
         Cargo { trees: tree_digests, documents, blobs, limit: options.volume_size, suffix: &options.suffix, key };
-    let layout = plan::lay(&cargo, |blob, at, size| hash_piece(store, blob, at, size))?;
+    // The pieces of a blob are hashed in their order, and together they must be the blob: `verify` sees them one by one.
+    let mut whole: HashMap<Digest, Hasher> = HashMap::new();
+    let layout = plan::lay(&cargo, |blob, at, size| {
+        let together = whole.entry(blob.digest).or_insert_with(|| Hasher::new(blob.digest.algorithm()));
+        let piece = hash_piece(store, blob, at, size, |bytes| together.update(bytes))?;
+        let is_last = at + size == blob.size;
+        if is_last && whole.remove(&blob.digest).map(Hasher::finish) != Some(blob.digest) {
+            return Err(Error::StoreDamaged { digest: blob.digest });
+        }
+        Ok(piece)
+    })?;
     drop(cargo);
     refuse_others(&layout, &options.out)?;
     let numbers: Vec<usize> = (1..=layout.volumes.len())
@@ -338,12 +357,13 @@ fn write(
     Ok(packed)
 }
 
-fn hash_piece(store: &Store, blob: &store::Blob, at: u64, size: u64) -> Result<Digest> {
+fn hash_piece(store: &Store, blob: &store::Blob, at: u64, size: u64, mut also: impl FnMut(&[u8])) -> Result<Digest> {
     let mut hasher = Hasher::sha256();
     let mut piece = Piece::open(store, blob, at, size)?;
     let mut buffer = vec![0; CHUNK];
     while let Some(bytes) = piece.read(&mut buffer)? {
         hasher.update(bytes);
+        also(bytes);
     }
     Ok(hasher.finish())
 }
@@ -431,12 +451,20 @@ fn write_volume(store: &Store, volume: &LaidVolume, out: &Path, progress: &dyn P
         });
         let (due, syncs) = sync_channel::<()>(1);
         let disk = &file;
-        scope.spawn(move || syncs.iter().for_each(|()| drop(disk.sync_data())));
+        let syncing = scope.spawn(move || {
+            // The kernel tells a failed write once: whoever hears it must pass it on.
+            let mut all = Ok(());
+            for () in syncs {
+                all = all.and(disk.sync_data());
+            }
+            all
+        });
         let mut writing = Writing { file: &file, path: &partial, full, free, due, at: 0, progress };
         let outcome = fill(store, volume, &mut writing);
         drop(writing);
         let digest = hashing.join().map_err(|_| Error::io(&partial)(std::io::Error::other("hashing ended early")));
-        outcome.and(digest)
+        let synced = syncing.join().unwrap_or_else(|_| Err(std::io::Error::other("syncing ended early")));
+        outcome.and(synced.map_err(Error::io(&partial))).and(digest)
     });
     let sha256 = match written.and_then(|digest| file.sync_all().map_err(Error::io(&partial)).map(|()| digest)) {
         Ok(digest) => digest,

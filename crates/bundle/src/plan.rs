@@ -2,7 +2,7 @@
 
 use artifact::Digest;
 
-use crate::document::{FORMAT, HEAD, Member, PLAN, Part, Plan, SIGNATURE, VolumeHead};
+use crate::document::{DOCUMENT_LIMIT, FORMAT, HEAD, Member, PLAN, Part, Plan, SIGNATURE, VolumeHead};
 use crate::sign::PublicKey;
 use crate::{Error, Result, SecretKey, tar, volume_name};
 
@@ -123,6 +123,15 @@ fn settle(id: Digest, number: u32, of: u32, mut items: Vec<Item>, cargo: &Cargo<
     };
     // Offsets lie after the head, whose length depends on their digits: it gets room for long ones, and is filled up.
     let room = json(&head).len();
+    let largest =
+        items.iter().filter(|item| matches!(item.source, Source::Bytes(_))).map(|item| item.member.size).max();
+    let largest = largest.unwrap_or_default().max(room as u64);
+    if largest > DOCUMENT_LIMIT {
+        let why = format!(
+            "a list of {largest} bytes would be needed, and none may have over {DOCUMENT_LIMIT}; pack less at a time"
+        );
+        return Err(Error::VolumeSize { size: cargo.limit.unwrap_or(u64::MAX), why });
+    }
     let comment = format!("bundle {} volume {number} of {of}", id.hex());
     let signature_size = cargo.key.sign(b"", &comment).to_text().len() as u64;
     let mut at = tar::header(HEAD, room as u64, 0).len() as u64 + tar::padded(room as u64);

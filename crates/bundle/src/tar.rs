@@ -192,7 +192,8 @@ fn parse_records(mut bytes: &[u8]) -> Option<(Option<String>, Option<u64>)> {
         let equals = record.iter().position(|byte| *byte == b'=')?;
         let value = std::str::from_utf8(record.get(equals + 1..)?).ok()?;
         match record.get(..equals)? {
-            b"comment" => {}
+            // Ours only fill up; what is written there would cross unlisted.
+            b"comment" if value.trim_matches(' ').is_empty() => {}
             b"path" if path.is_none() => path = Some(value.to_owned()),
             b"size" if size.is_none() => size = Some(value.parse().ok()?),
             _ => return None,

@@ -64,7 +64,11 @@ impl Volume {
             Error::NotAVolume { why, .. } => wrong(&format!("it is missing: {why}")),
             other => other,
         })?;
-        let signature = Signature::parse(&String::from_utf8_lossy(&signature)).map_err(wrong)?;
+        let text = String::from_utf8_lossy(&signature);
+        let signature = Signature::parse(&text).map_err(wrong)?;
+        if signature.to_text() != text {
+            return Err(wrong("it has more in it than a signature"));
+        }
         key.check(&head_bytes, &signature).map_err(wrong)?;
         // The tar must be what the head says and nothing more: what is not listed must not cross.
         let zeros = |from: u64, to: u64| {

@@ -170,14 +170,57 @@ async fn volumes_go_in_any_order_one_at_a_time() {
     let mut order: Vec<usize> = (1..packed.of - 1).rev().collect();
     order.extend([packed.of - 1, 0]);
     for (count, number) in order.iter().enumerate() {
-        let loaded = try_load(&store, &[packed.volumes[*number].path.clone()]).await.unwrap();
+        let volume = packed.volumes[*number].path.clone();
+        let loaded = try_load(&store, std::slice::from_ref(&volume)).await.unwrap();
         assert_eq!(loaded.pending.is_none(), count + 1 == order.len(), "{:?}", loaded.pending);
+        // Twice does no harm, neither while it is pending nor when it is whole.
+        let again = try_load(&store, &[volume]).await.unwrap();
+        assert!(again.damage.is_empty(), "{:?}", again.damage);
+        assert_eq!(again.pending.is_none(), count + 1 == order.len());
         if let Some(pending) = loaded.pending.filter(|pending| pending.entries.is_some()) {
             // Only what is not on disk yet: the first volume's piece.
             assert!(pending.missing.len() == 1 && pending.missing[0].contains("naru-0001"), "{pending:?}");
         }
     }
     is_whole(&store).await;
+    let middle = try_load(&store, &[packed.volumes[1].path.clone()]).await.unwrap();
+    assert!(middle.pending.is_none(), "a finished bundle stays finished");
+    is_whole(&store).await;
+}
+
+#[tokio::test]
+async fn a_store_that_rots_is_noticed_before_its_blob_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(&folder.path().join("outside")).await;
+    let blob = store.blob(&Digest::of(&noise(1, 24 * MIB))).await.unwrap().unwrap();
+    flip(&folder.path().join("outside/blobs").join(&blob.key), 12 << 20);
+    let out = folder.path().join("medium");
+    let refused =
+        bundle::pack(&store, &Selection::All, options(&out, Some(10 << 20)), Arc::new(Silent)).await.unwrap_err();
+    assert!(matches!(refused, Error::StoreDamaged { digest } if digest == blob.digest), "{refused}");
+}
+
+#[tokio::test]
+async fn what_is_local_here_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Repository::image("", "tool");
+    let made = async |name: &str, text: &[u8], seen: i64| {
+        let store = Store::open(&folder.path().join(name)).await.unwrap();
+        let mut change = Change::new();
+        let manifest = document(&json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST,
+            "layers": [descriptor(media_type::OCI_LAYER_GZIP, text)]}));
+        change.blob(Some(&local), put(&store, text));
+        change.manifest(&local, &Digest::of(&manifest), manifest.clone(), "", HashSet::new());
+        change.entry(&local, entry("1", Digest::of(&manifest), seen));
+        store.apply(change).await.unwrap();
+        (store, Digest::of(&manifest))
+    };
+    let (outside, _) = made("outside", b"theirs", 900).await;
+    let (inside, own) = made("inside", b"ours", 100).await;
+    let out = folder.path().join("medium");
+    let packed = bundle::pack(&outside, &Selection::All, options(&out, None), Arc::new(Silent)).await.unwrap();
+    try_load(&inside, &[packed.volumes[0].path.clone()]).await.unwrap();
+    assert_eq!(inside.entry(&local, "1").await.unwrap().unwrap().digest, own);
 }
 
 #[tokio::test]

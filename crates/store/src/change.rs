@@ -151,6 +151,8 @@ pub struct Applied {
 pub(crate) struct Changed {
     applied: Applied,
     copies: Vec<String>,
+    /// Partial files whose blobs are named now.
+    leftovers: Vec<PathBuf>,
 }
 
 impl Store {
@@ -158,7 +160,9 @@ impl Store {
     pub async fn apply(&self, change: Change) -> Result<Applied> {
         self.may_write()?;
         let changed = self.inner.catalog.commit(change).await?;
-        self.moved();
+        for path in changed.leftovers {
+            let _ = std::fs::remove_file(path);
+        }
         for key in changed.copies {
             // Somebody else brought the same bytes first; theirs are the ones that are named.
             let _ = std::fs::remove_file(self.path_of(&key));
@@ -182,6 +186,7 @@ pub(crate) async fn write(
 ) -> Result<Changed> {
     let mut writing = Writing { db: transaction, path, arrived: Vec::new(), changed: Changed::default() };
     for (repository, blob) in &change.blobs {
+        writing.changed.leftovers.extend(blob.partial.clone());
         writing.blob(repository.as_ref(), blob).await?;
     }
     for (repository, digest) in &change.blob_grants {
@@ -322,10 +327,11 @@ impl Writing<'_> {
             let wanted = !omitted.contains(&child.digest);
             let carried = wanted && (present || !child.is_foreign());
             // A link that is carried stays so: another list wanted it. One that was omitted is carried from the moment
-            // its child is present, so that what is offered never gets a hole.
+            // its child is present, so that what is offered never gets a hole. One that waits in vain for its child
+            // (the volume with it was lost) gives way to a wish without it; nothing that is offered has such a link.
             sqlx::query(
                 "INSERT INTO link (parent, child, is_manifest, carried, size) VALUES ($1, $2, $3, $4, $5) \
-                 ON CONFLICT DO UPDATE SET carried = 1 WHERE carried = 0 AND $6",
+                 ON CONFLICT DO UPDATE SET carried = $6 WHERE (carried = 0 AND $6) OR (carried = 1 AND $7)",
             )
             .bind(digest.as_bytes())
             .bind(child.digest.as_bytes())
@@ -333,6 +339,7 @@ impl Writing<'_> {
             .bind(carried)
             .bind(integer(child.size))
             .bind(wanted && present)
+            .bind(!wanted && !present)
             .execute(&mut *self.db)
             .await
             .map_err(|source| self.error(source))?;

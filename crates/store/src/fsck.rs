@@ -1,6 +1,7 @@
 //! Scrubbing: are the bytes what their names say, and is everything there that the catalog promises?
 
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -249,7 +250,12 @@ impl Store {
     }
 
     fn orphan(&self, fsck: &mut Fsck, path: &Path, tidy: bool) {
-        let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let Ok(metadata) = std::fs::metadata(path) else { return };
+        // What came into its place since this store was opened may be named in the next moment: a push, a load, a pull.
+        if metadata.ctime() >= self.inner.opened {
+            return;
+        }
+        let size = metadata.len();
         if tidy && std::fs::remove_file(path).is_ok() {
             fsck.removed += 1;
         } else {

@@ -47,7 +47,9 @@ pub struct Store {
 struct Inner {
     folder: PathBuf,
     catalog: catalog::Catalog,
-    version: AtomicU64,
+    version: Arc<AtomicU64>,
+    /// When it was opened, in seconds since 1970: no writer of ours is older.
+    opened: i64,
     /// The first fsync that failed: nothing is written after it.
     stopped: OnceLock<String>,
     /// Partial files that a writer of this process has in hand.
@@ -65,12 +67,14 @@ impl Store {
     pub async fn open(folder: &Path) -> Result<Self> {
         blobs::lay_folders(folder)?;
         let lock = lock::Lock::take(folder)?;
-        let catalog = catalog::Catalog::open(folder).await?;
+        let version = Arc::new(AtomicU64::new(1));
+        let catalog = catalog::Catalog::open(folder, Arc::clone(&version)).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 folder: folder.to_owned(),
                 catalog,
-                version: AtomicU64::new(1),
+                version,
+                opened: change::now(),
                 stopped: OnceLock::new(),
                 in_hand: Mutex::default(),
                 _lock: lock,
@@ -91,10 +95,6 @@ impl Store {
     /// Counts committed changes; whoever caches mutable names drops them when it moves.
     pub fn version(&self) -> u64 {
         self.inner.version.load(Ordering::Acquire)
-    }
-
-    fn moved(&self) {
-        self.inner.version.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Refuses to write once an fsync has failed.

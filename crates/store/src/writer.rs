@@ -20,6 +20,8 @@ pub struct NewBlob {
     pub(crate) key: String,
     /// The file to remove when nobody names it; `None` once a change has taken it over.
     pub(crate) unnamed: Option<PathBuf>,
+    /// The file of pieces that it was made of; it stays until a change has named the blob.
+    pub(crate) partial: Option<PathBuf>,
 }
 
 impl NewBlob {
@@ -95,7 +97,7 @@ impl BlobWriter {
         blobs::sync_file(&self.store, &self.file, &self.path)?;
         let key = blobs::new_key(&found);
         let place = blobs::put_in_place(&self.store, &self.path, &key)?;
-        Ok(NewBlob { digest: found, size: self.len, key, unnamed: Some(place) })
+        Ok(NewBlob { digest: found, size: self.len, key, unnamed: Some(place), partial: None })
     }
 
     /// Leaves what is there for a later run to continue (only a writer made by [`Store::resume`]; another's is removed).
@@ -147,8 +149,15 @@ impl Patchwork {
         }
         blobs::sync_file(&self.store, &self.file, &self.path)?;
         let key = blobs::new_key(&found);
-        let place = blobs::put_in_place(&self.store, &self.path, &key)?;
-        Ok(NewBlob { digest: found, size: length, key, unnamed: Some(place) })
+        // A second name rather than a move: if nobody comes to name the blob, the pieces are still there.
+        let second = self.path.with_extension("whole");
+        let _ = fs::remove_file(&second);
+        let (from, partial) = match fs::hard_link(&self.path, &second) {
+            Ok(()) => (second, Some(self.path.clone())),
+            Err(_) => (self.path.clone(), None),
+        };
+        let place = blobs::put_in_place(&self.store, &from, &key)?;
+        Ok(NewBlob { digest: found, size: length, key, unnamed: Some(place), partial })
     }
 }
 
@@ -213,7 +222,14 @@ impl Store {
         let path = self.partial_path(&format!("{}.pieces", partial_name(digest)));
         let opened = self
             .open_partial(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
-            .and_then(|file| file.set_len(size).map_err(Error::io(&path)).map(|()| file))
+            .and_then(|file| {
+                // Of another size it is not this blob's: begin again.
+                let length = file.metadata().map_err(Error::io(&path))?.len();
+                if length != size {
+                    file.set_len(0).and_then(|()| file.set_len(size)).map_err(Error::io(&path))?;
+                }
+                Ok(file)
+            })
             .inspect_err(|_| self.put_down(digest));
         Ok(Patchwork { store: self.clone(), file: opened?, path, digest: *digest, size })
     }

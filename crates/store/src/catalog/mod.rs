@@ -1,6 +1,8 @@
 //! The catalog: SQLite in the store's folder. One connection writes, a few read.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
@@ -32,7 +34,8 @@ struct Waiting {
 }
 
 impl Catalog {
-    pub(crate) async fn open(folder: &Path) -> Result<Self> {
+    /// `version` is counted up at each commit, whoever still waits for its answer.
+    pub(crate) async fn open(folder: &Path, version: Arc<AtomicU64>) -> Result<Self> {
         let path = folder.join("naru.db");
         let options = SqliteConnectOptions::new()
             .filename(&path)
@@ -54,7 +57,7 @@ impl Catalog {
             .await
             .map_err(|source| Error::Catalog { path: path.clone(), source })?;
         let (changes, waiting) = mpsc::channel(GROUP);
-        tokio::spawn(commit_in_groups(writer.clone(), path.clone(), waiting));
+        tokio::spawn(commit_in_groups(writer.clone(), path.clone(), waiting, version));
         Ok(Self { path, readers, writer, changes })
     }
 
@@ -123,7 +126,12 @@ async fn prepare(folder: &Path, path: &Path, pool: &SqlitePool) -> Result<()> {
 
 /// Takes what waits, makes it true in one transaction with one sync, and answers everybody. A change that is refused
 /// is rolled back alone.
-async fn commit_in_groups(pool: SqlitePool, path: PathBuf, mut waiting: mpsc::Receiver<Waiting>) {
+async fn commit_in_groups(
+    pool: SqlitePool,
+    path: PathBuf,
+    mut waiting: mpsc::Receiver<Waiting>,
+    version: Arc<AtomicU64>,
+) {
     let mut group = Vec::new();
     while waiting.recv_many(&mut group, GROUP).await > 0 {
         let mut done = Vec::with_capacity(group.len());
@@ -148,6 +156,7 @@ async fn commit_in_groups(pool: SqlitePool, path: PathBuf, mut waiting: mpsc::Re
             transaction.commit().await
         }
         .await;
+        version.fetch_add(1, Ordering::AcqRel);
         match committed {
             Ok(()) => done.into_iter().for_each(|(_, answer, result)| drop(answer.send(result))),
             Err(error) => {
