@@ -30,7 +30,7 @@ pub(crate) const TOKEN_SECONDS: i64 = 900;
 const ADMIN_DOCUMENT: &str = "site/admin-token";
 const KEY_DOCUMENT: &str = "site/token-key";
 /// The command that a refusal names.
-const ANOTHER: &str = "`naru token new` on the server makes another, STORE/admin.token has the first";
+const ANOTHER: &str = "`naru token new` on the server makes another, STORE/admin.token has the newest";
 
 /// Whom a request is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -69,6 +69,7 @@ pub(crate) async fn answer(call: &Call<'_>, host: &str, path: &str, base: &str) 
 
 /// The hosts that there are files of.
 pub(crate) async fn hosts(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
+    call.may_read("files")?;
     let rows = call.site.known().await?.files.iter().map(|host| directory(host)).collect::<Vec<_>>();
     Ok(listing(call, "files", rows, "/files/", false))
 }

@@ -90,6 +90,13 @@ pub(crate) async fn answer(
     operation: Operation,
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
+    // Before anything is looked up: whether it is here must not be told to who may not read.
+    if matches!(
+        operation,
+        Operation::ReadManifest(_) | Operation::ReadBlob(_) | Operation::Tags(_) | Operation::Referrers { .. }
+    ) {
+        call.may_read(&asked.written)?;
+    }
     match operation {
         Operation::ReadManifest(reference) => pull::manifest(call, asked, &reference).await,
         Operation::ReadBlob(digest) => pull::blob(call, asked, &digest).await,

@@ -151,6 +151,17 @@ impl Server {
         self.site.set(settings, gate);
         Ok(())
     }
+
+    /// Reads the site's secrets again, and nothing else: a renewed admin token must not wait for a mistake in the
+    /// configuration to be mended.
+    ///
+    /// # Errors
+    /// When the catalog does not answer.
+    pub async fn reload_secrets(&self) -> Result<()> {
+        let (gate, _) = Gate::open(self.site.store()).await?;
+        self.site.set_gate(gate);
+        Ok(())
+    }
 }
 
 fn ports(addresses: &Addresses) -> Vec<u16> {

@@ -126,6 +126,11 @@ impl Site {
         self.warm.invalidate_all();
     }
 
+    /// Takes new secrets.
+    pub(crate) fn set_gate(&self, gate: Gate) {
+        self.gate.store(Arc::new(gate));
+    }
+
     /// The upstreams that there is something of.
     pub(crate) async fn known(&self) -> Result<Arc<Known>, Refusal> {
         let version = self.store.version();

@@ -91,7 +91,15 @@ impl Socket {
     /// The next call. A caller that talks nonsense is hung up on and does not end the listening.
     pub async fn accept(&self) -> Result<Call> {
         loop {
-            let (stream, _) = self.listener.accept().await.map_err(Error::io(&self.path))?;
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: that passes, and the server goes on.
+                    tracing::warn!(%error, "a call on the store's socket could not be taken");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
             let received = match stream.into_std() {
                 Ok(stream) => tokio::task::spawn_blocking(move || receive(stream)).await,
                 Err(_) => continue,

@@ -1,7 +1,7 @@
 //! How bytes get in: hashed while they are written, and nowhere visible before they are whole.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -70,7 +70,11 @@ impl BlobWriter {
 
     /// Takes the next bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(Error::io(&self.path))?;
+        if let Err(error) = self.file.write_all(bytes) {
+            // What went in of it was not hashed: nobody may go on behind it.
+            let _ = self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
+            return Err(Error::io(&self.path)(error));
+        }
         self.hasher.update(bytes);
         self.len += bytes.len() as u64;
         Ok(())
@@ -79,7 +83,7 @@ impl BlobWriter {
     /// Begins again from nothing (the upstream would not continue where we were).
     pub fn restart(&mut self) -> Result<()> {
         self.file.set_len(0).map_err(Error::io(&self.path))?;
-        std::io::Seek::rewind(&mut self.file).map_err(Error::io(&self.path))?;
+        self.file.rewind().map_err(Error::io(&self.path))?;
         self.hasher = hasher_for(self.expected.as_ref());
         self.len = 0;
         Ok(())
@@ -201,7 +205,7 @@ impl Store {
             })
             .inspect_err(|_| self.put_down(expected));
         let (mut file, hasher, len) = opened?;
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(len)).map_err(Error::io(&path))?;
+        file.seek(SeekFrom::Start(len)).map_err(Error::io(&path))?;
         Ok(BlobWriter { store: self.clone(), file, path, expected: Some(*expected), hasher, len, resumes: true })
     }
 

@@ -130,6 +130,13 @@ async fn reload(request: &Request, folder: &Path, server: &Server, secrets: &Sec
             }
             () = secrets.changed.notified() => true,
         };
+        if renewed {
+            if let Err(error) = server.reload_secrets().await {
+                voice.warn(&format!("the secrets could not be read again: {error}"));
+            }
+            secrets.read.notify_one();
+            continue;
+        }
         let result = match request.config(folder) {
             Ok(config) => server.reload(&config).await.map_err(anyhow::Error::from),
             Err(error) => Err(error),
@@ -137,9 +144,6 @@ async fn reload(request: &Request, folder: &Path, server: &Server, secrets: &Sec
         match result {
             Ok(()) => voice.say("the configuration was read again"),
             Err(error) => voice.warn(&format!("the configuration stays as it was: {error:#}")),
-        }
-        if renewed {
-            secrets.read.notify_one();
         }
     }
     std::future::pending::<()>().await;

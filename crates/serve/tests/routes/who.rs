@@ -105,6 +105,18 @@ async fn a_closed_site() {
         // Warm by now; still nobody else's.
         assert_eq!(site.get(path).await.status(), 401, "{path}");
     }
+    // What is not here is refused in the same words as what is.
+    for path in [
+        "/v2/library/none/manifests/1?ns=docker.io",
+        "/v2/library/app/manifests/9?ns=docker.io",
+        "/v2/x/manifests/1?ns=quay.io",
+        "/v2/x/tags/list",
+        &format!("/v2/x/referrers/{}", image.layer),
+        "/files/",
+        "/files/quay.io/a",
+    ] {
+        assert_eq!(site.get(path).await.status(), 401, "{path}");
+    }
     assert_eq!(site.get("/healthz").await.status(), 200);
     // Open again, without a restart.
     site.server.reload(&on_loopback()).await.unwrap();

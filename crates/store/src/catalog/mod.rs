@@ -160,6 +160,8 @@ async fn commit_in_groups(
         match committed {
             Ok(()) => done.into_iter().for_each(|(_, answer, result)| drop(answer.send(result))),
             Err(error) => {
+                // Those that were not even begun hear that nobody will answer.
+                group.clear();
                 let why = error.to_string();
                 for (_, answer, _) in done {
                     let source = sqlx::Error::Io(std::io::Error::other(why.clone()));
