@@ -9,12 +9,13 @@ use artifact::Progress;
 use bundle::{LoadOptions, Loaded};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use store::Store;
+use store::{Cause, Change, Store};
 
 use super::{Work, changed};
 use crate::exit::Exit;
 use crate::size::size;
 use crate::terminal::Speaker;
+use crate::thing;
 
 /// What to load.
 #[derive(Debug, clap::Args)]
@@ -25,6 +26,12 @@ pub(crate) struct Request {
     /// Lets what was seen earlier at its upstream replace what was seen later
     #[arg(long)]
     force: bool,
+    /// Then lists what the store has of its upstreams and none of these bundles has; with --yes, takes it out
+    #[arg(long)]
+    prune: bool,
+    /// Does what --prune lists
+    #[arg(long, requires = "prune")]
+    yes: bool,
 }
 
 /// A load, as far as it needs the store; the files travel beside it.
@@ -32,6 +39,8 @@ pub(crate) struct Request {
 pub(crate) struct Order {
     paths: Vec<PathBuf>,
     force: bool,
+    prune: bool,
+    yes: bool,
 }
 
 /// Opens the volumes: the holder of the store may not be allowed to.
@@ -41,7 +50,8 @@ pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
         .iter()
         .map(|path| File::open(path).with_context(|| path.display().to_string()))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    Ok((Work::Load(Order { paths, force: request.force }), files))
+    let &Request { force, prune, yes, .. } = request;
+    Ok((Work::Load(Order { paths, force, prune, yes }), files))
 }
 
 pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &Speaker) -> anyhow::Result<Exit> {
@@ -55,7 +65,47 @@ pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &
             exit = Exit::Incomplete;
         }
     }
+    if order.prune {
+        prune(store, &all, order.yes, exit == Exit::Done, voice).await?;
+    }
     Ok(exit)
+}
+
+/// Lists what no bundle of this load has, and takes it out when that was wished.
+async fn prune(store: &Store, all: &[Loaded], wished: bool, whole: bool, voice: &Speaker) -> anyhow::Result<()> {
+    if !whole {
+        voice.warn("nothing is pruned: what is loaded is not whole, so it does not tell what should go");
+        return Ok(());
+    }
+    let mut held = bundle::Names::new();
+    for (repository, names) in all.iter().flat_map(|loaded| &loaded.names) {
+        held.entry(repository.clone()).or_default().extend(names.iter().cloned());
+    }
+    let stale = bundle::stale(store, &held).await?;
+    if !wished || stale.is_empty() {
+        for (repository, entry) in &stale {
+            let name = thing::label(repository, &entry.name);
+            voice.answer(
+                &format!("stale    {name}  {}", entry.digest),
+                &json!({ "stale": name, "old": entry.digest }),
+            )?;
+        }
+        voice.say(&match stale.len() {
+            0 => "there is nothing to prune".to_owned(),
+            count => format!("{count} would go; nothing was removed: the same with --yes removes them"),
+        });
+        return Ok(());
+    }
+    let bundles = all.iter().map(|loaded| loaded.id.as_str()).collect::<Vec<_>>().join(" ");
+    let mut change = Change::because(Cause { action: "prune".to_owned(), subject: bundles, by: voice.by() });
+    for (repository, entry) in &stale {
+        change.remove(repository, &entry.name);
+    }
+    let applied = store.apply(change).await?;
+    changed(&applied, voice)?;
+    let before = applied.generation.map_or(0, |generation| generation - 1);
+    voice.say(&format!("{} pruned; `naru restore {before}` brings them back", applied.replaced.len()));
+    Ok(())
 }
 
 fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
