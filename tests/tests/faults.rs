@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use journeys::image::{Family, Image, application, large};
-use journeys::{Daemon, Fault, Faulty, Folder, Naru, Need, Outcome, Random, Registry, find, journey, run};
+use journeys::{
+    Daemon, Disk, Fault, Faulty, Folder, Naru, Need, Outcome, Random, Recording, Registry, find, journey, run,
+};
 use rustix::process::Signal;
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("busybox")];
@@ -362,5 +364,59 @@ fn two_processes_do_not_meet_in_one_store() {
             ensure!(codes.contains(&Some(6)) && both[0].said().contains("held by"), "{codes:?}: {}", both[0].said());
         }
         scene.is_whole(&site)
+    });
+}
+
+#[test]
+fn the_power_goes_at_any_instant() {
+    let needs = [NEEDS, &[Need::Program("strace")]].concat();
+    journey("the_power_goes_at_any_instant", &needs, |folder| {
+        let registry = Registry::start(folder, "one")?;
+        let image = Image::single(Family::Oci, "linux/amd64", &[large(folder, 100_000, 5)?, large(folder, 30_000, 6)?]);
+        registry.push("library/app", "1", &image)?;
+        let (outside, bundle) = (Naru::new(folder, "outside")?, folder.join("bundle"));
+        outside.list(&format!("platforms: [linux/amd64]\nimages:\n- {}/library/app:1\n", registry.host()))?;
+        outside.pack(&bundle, &[])?;
+        for verb in ["load", "pull"] {
+            let site = Naru::new(folder, verb)?;
+            std::fs::copy(outside.folder().join("naru.yaml"), site.folder().join("naru.yaml"))?;
+            std::fs::copy(outside.folder().join("naru.lock"), site.folder().join("naru.lock"))?;
+            let command = match verb {
+                "load" => site.command(["load".as_ref(), bundle.as_os_str()]),
+                _ => site.command(["pull"]),
+            };
+            let recording = Recording::of(&command, site.store(), &folder.join("strace.log"))?;
+            ensure!(recording.len() > 50, "{verb}: {} events are too few to be all", recording.len());
+            // Most of what the two verbs do is the same.
+            let step = if verb == "pull" { 3 } else { 1 };
+            for count in (1..=recording.len()).rev().step_by(step) {
+                for (number, disk) in [Disk::Strict, Disk::Names, Disk::Some(count as u64)].into_iter().enumerate() {
+                    let after = Naru::new(folder, &format!("{verb}-{count}-{number}"))?;
+                    let store = recording.play(count, disk, after.folder())?;
+                    ensure!(store == after.store(), "{} is not where it belongs", store.display());
+                    let acknowledged = count == recording.len();
+                    let check = || -> Result<()> {
+                        if acknowledged || store.join("naru.db").exists() {
+                            after.ok(["fsck"])?;
+                        }
+                        if acknowledged {
+                            ensure!(after.ok(["ls"])?.stdout.contains(image.digest()), "what was acknowledged is gone");
+                        }
+                        // Whatever is left, the same again finishes.
+                        if acknowledged || count % 5 == 0 {
+                            after.ok(["load".as_ref(), bundle.as_os_str()])?;
+                            ensure!(after.ok(["ls"])?.stdout.contains(image.digest()), "it does not finish");
+                            after.ok(["fsck"])?;
+                        }
+                        Ok(())
+                    };
+                    check()
+                        .with_context(|| format!("{verb}: after {count} of {} events, {disk:?}", recording.len()))?;
+                    std::fs::remove_dir_all(after.folder())?;
+                }
+            }
+            eprintln!("{verb}: {} power cuts on three disks", recording.len());
+        }
+        Ok(())
     });
 }
