@@ -62,9 +62,13 @@ async fn identified(site: &Arc<Site>, peer: &Peer, request: Request<Incoming>) -
     let caller = site.gate.load().identify(&head.headers, peer, &settings).map_err(other)?;
     let reading = matches!(head.method, Method::GET | Method::HEAD);
     let host = head.headers.get(HOST).and_then(|value| value.to_str().ok()).or_else(|| head.uri.host());
-    // The warm path: what was asked in these words before, by whoever may read, is in memory.
+    // The warm path: what was asked in these words before, by who may do as much, is in memory.
     let key = (reading && caller.may_read(&settings)).then(|| {
         let mut key = String::with_capacity(160);
+        // Whoever may write is answered otherwise than who only reads.
+        if caller == Caller::Admin {
+            key.push_str("admin ");
+        }
         let _ = write!(key, "{} {}", host.unwrap_or_default(), head.uri);
         key
     });

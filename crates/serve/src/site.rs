@@ -35,6 +35,8 @@ pub(crate) struct Site {
     warm: Cache<String, Arc<Warm>>,
     /// The store's version that `warm` was last cleared for.
     warm_version: AtomicU64,
+    /// Counts the settings.
+    epoch: AtomicU64,
     open: Cache<String, Arc<OpenBlob>>,
     pub(crate) gate: ArcSwap<Gate>,
     pub(crate) uploads: Uploads,
@@ -60,10 +62,17 @@ pub(crate) struct Known {
     pub(crate) files: BTreeSet<String>,
 }
 
-/// A pull that was answered before: good as long as the store is what it was.
+/// What an answer depends on beside its request: the store's version, and which settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    version: u64,
+    epoch: u64,
+}
+
+/// A pull that was answered before: good as long as the store and the settings are what they were.
 #[derive(Debug)]
 pub(crate) struct Warm {
-    version: u64,
+    moment: Moment,
     pub(crate) meant: Meant,
     pub(crate) thing: Thing,
 }
@@ -100,6 +109,7 @@ impl Site {
             known: ArcSwap::from_pointee(Known { version: u64::MAX, ..Known::default() }),
             warm: Cache::builder().weigher(weigh).max_capacity(WARM_BYTES).build(),
             warm_version: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
             open: Cache::new(open_files),
             gate: ArcSwap::from_pointee(gate),
             uploads: Uploads::default(),
@@ -123,6 +133,8 @@ impl Site {
     pub(crate) fn set(&self, settings: Settings, gate: Gate) {
         self.settings.store(Arc::new(settings));
         self.gate.store(Arc::new(gate));
+        // After the swap: an answer that was found by the settings before has a moment before, and is not remembered.
+        self.epoch.fetch_add(1, Ordering::AcqRel);
         self.warm.invalidate_all();
     }
 
@@ -143,9 +155,15 @@ impl Site {
         Ok(fresh)
     }
 
+    /// Now. Taken before the settings and the store are asked.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment { version: self.store.version(), epoch: self.epoch.load(Ordering::Acquire) }
+    }
+
     /// What this request was answered with before, when nothing has changed since.
     pub(crate) fn warm(&self, key: &str) -> Option<Arc<Warm>> {
-        let version = self.store.version();
+        let moment = self.moment();
+        let version = moment.version;
         if self.warm_version.load(Ordering::Relaxed) != version {
             self.warm_version.store(version, Ordering::Relaxed);
             // Not only stale: a blob that was removed must not be kept open.
@@ -153,13 +171,13 @@ impl Site {
             self.open.invalidate_all();
             return None;
         }
-        self.warm.get(key).filter(|warm| warm.version == version)
+        self.warm.get(key).filter(|warm| warm.moment == moment)
     }
 
-    /// Remembers an answer that was found while the store had `version`.
-    pub(crate) fn remember(&self, key: String, version: u64, meant: Meant, thing: Thing) {
-        if version == self.store.version() {
-            self.warm.insert(key, Arc::new(Warm { version, meant, thing }));
+    /// Remembers an answer whose finding began at `moment`.
+    pub(crate) fn remember(&self, key: String, moment: Moment, meant: Meant, thing: Thing) {
+        if moment == self.moment() {
+            self.warm.insert(key, Arc::new(Warm { moment, meant, thing }));
         }
     }
 
