@@ -58,7 +58,8 @@ impl Server {
         let acceptor = TlsAcceptor::from(Arc::new(certificates.server_config()?));
         let most =
             config.connections.min(usize::try_from(descriptors.saturating_sub(RESERVED) / 2).unwrap_or(usize::MAX));
-        let site = Site::new(store, settings, gate, certificates, log, addresses, (descriptors / 8).min(1024));
+        let open_files = (descriptors / 8).min(1024);
+        let site = Site::new(store, settings, gate, certificates, log, addresses, config.patience, open_files);
         let mut listeners = vec![(main, Speaks::Both(acceptor))];
         listeners.extend(plain.map(|plain| (plain, Speaks::Plain)));
         Ok(Self {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, Method};
-use serve::{Config, Error, Server};
+use serve::{Config, Error, Patience, Server};
 use store::Store;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -161,4 +161,77 @@ async fn headers_have_an_end() {
     let answer = site.request(Method::GET, "/healthz").header("x-long", long).send().await;
     assert!(answer.is_err() || answer.unwrap().status() == 431);
     assert_eq!(site.get("/healthz").await.status(), 200);
+}
+
+/// What was sent on a connection, and what came back until the server hung up.
+async fn until_hung_up(site: &Site, sent: &[u8]) -> String {
+    let mut stream = TcpStream::connect(site.server.address()).await.unwrap();
+    stream.write_all(sent).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+    read.expect("the server waits for ever").unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_is_hung_up_on() {
+    let short = Duration::from_millis(200);
+    let patience = Patience { handshake: short, headers: short, body: short };
+    let site = Site::with(Config { patience, ..on_loopback() }).await;
+    let basic = "Authorization: Bearer ".to_owned() + site.server.admin_token().unwrap();
+    let begun = site.admin(Method::POST, "/v2/app/blobs/uploads/").send().await.unwrap();
+    let location = begun.headers()["location"].to_str().unwrap().to_owned();
+    // Nothing at all, half a hello, half a header.
+    for sent in [&b""[..], &[0x16, 3, 1, 0, 100, 1], b"GET /healthz HTTP/1.1\r\nHost:"] {
+        assert_eq!(until_hung_up(&site, sent).await, "");
+    }
+    for (method, path) in [
+        ("POST", "/token"),
+        ("PUT", "/v2/app/manifests/1"),
+        ("PATCH", &location),
+        ("POST", &format!("/v2/app/blobs/uploads/?digest={}", artifact::Digest::of(b"x"))),
+    ] {
+        let sent = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{basic}\r\nContent-Length: 100\r\n\r\nhalf");
+        let answer = until_hung_up(&site, sent.as_bytes()).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 408 ") && answer.contains("nothing came for"),
+            "{method} {path}: {answer}"
+        );
+    }
+    // What came before is kept.
+    let status = site.admin(Method::GET, &location).send().await.unwrap();
+    assert_eq!(status.headers()["range"], "0-3");
+}
+
+/// Who is refused while it still sends reads why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_body_does_not_reset() {
+    let site = Site::start().await;
+    let body = vec![b'x'; 900_000];
+    let head = format!("PUT /v2/app/manifests/1 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    for _ in 0..10 {
+        let answer = until_hung_up(&site, &[head.as_bytes(), &body].concat()).await;
+        assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("connection: close"), "{answer}");
+    }
+    // More than is read off: a client that reads while it sends gets the answer all the same.
+    let large = vec![b'x'; 64 * 1024 * 1024];
+    let answer = site.request(Method::PUT, "/v2/app/manifests/1").body(large).send().await.unwrap();
+    assert_eq!(answer.status(), 401);
+}
+
+/// A body without a length that was read whole does not cost the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_in_chunks_keeps_the_connection() {
+    let site = Site::start().await;
+    let token = site.server.admin_token().unwrap();
+    let path = format!("/v2/app/blobs/uploads/?digest={}", artifact::Digest::of(b"abc"));
+    let request = |more: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{more}Transfer-Encoding: chunked\r\n\r\n\
+             3\r\nabc\r\n0\r\n\r\n"
+        )
+    };
+    let both = [request(""), request("Connection: close\r\n")].concat();
+    let answers = until_hung_up(&site, both.as_bytes()).await;
+    assert_eq!(answers.matches("HTTP/1.1 201 ").count(), 2, "{answers}");
 }
