@@ -240,7 +240,7 @@ mod tests {
         let store = Store::open(folder).await.unwrap();
         let config = Config::default();
         let (gate, _) = Gate::open(&store).await.unwrap();
-        let certificates = Certificates::open(&store, &config, tls::names(&config).unwrap()).await.unwrap();
+        let certificates = Certificates::open(&store, &config, tls::names(&config).unwrap(), 0).await.unwrap();
         let main: SocketAddr = "127.0.0.1:5000".parse().unwrap();
         let addresses = Addresses { main, plain: None };
         let settings = Settings::default();

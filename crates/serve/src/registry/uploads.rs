@@ -29,7 +29,7 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 /// Sessions at a time.
 const MOST: usize = 1024;
 /// A session that nobody has asked about for so long is dropped with its bytes.
-const IDLE: Duration = Duration::from_hours(1);
+const IDLE: Duration = Duration::from_hours(24);
 /// Pieces of a body that may wait for the disk.
 const WAITING: usize = 8;
 
@@ -76,11 +76,11 @@ impl Uploads {
         self.sessions().remove(id);
     }
 
-    /// Drops what nobody has asked about for an hour. One that is being written is not idle.
-    pub(crate) fn expire(&self) {
+    /// Drops what nobody has asked about for a day, with its bytes. One that is being written is not idle.
+    pub(crate) fn expire(&self, now: Instant) {
         self.sessions().retain(|_, session| {
-            let idle = session.touched.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-            idle < IDLE || session.writer.try_lock().is_err()
+            let touched = *session.touched.lock().unwrap_or_else(PoisonError::into_inner);
+            now.saturating_duration_since(touched) < IDLE || session.writer.try_lock().is_err()
         });
     }
 }

@@ -72,14 +72,21 @@ async fn a_given_certificate_is_read_again() {
     assert_eq!(site.server.authority_pem(), None);
     let url = format!("https://localhost:{}/healthz", site.server.address().port());
     assert!(trusting(&first).get(&url).send().await.is_ok());
+    // By its time of change, which a file system may count in whole seconds.
     let second = make();
-    site.server.reload(&config).await.unwrap();
+    let later = std::time::SystemTime::now() + Duration::from_secs(10);
+    std::fs::File::options().write(true).open(&cert).unwrap().set_modified(later).unwrap();
+    site.server.keep(0, std::time::Instant::now());
     assert!(trusting(&second).get(&url).send().await.is_ok());
     assert!(trusting(&first).get(&url).send().await.is_err());
+    let third = make();
+    site.server.reload(&config).await.unwrap();
+    assert!(trusting(&third).get(&url).send().await.is_ok());
     // What cannot be used changes nothing.
     std::fs::write(&key, "nonsense").unwrap();
+    site.server.keep(0, std::time::Instant::now());
     assert!(matches!(site.server.reload(&config).await, Err(Error::Certificate { path, .. }) if path == key));
-    assert!(trusting(&second).get(&url).send().await.is_ok());
+    assert!(trusting(&third).get(&url).send().await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,4 +241,48 @@ async fn a_body_in_chunks_keeps_the_connection() {
     let both = [request(""), request("Connection: close\r\n")].concat();
     let answers = until_hung_up(&site, both.as_bytes()).await;
     assert_eq!(answers.matches("HTTP/1.1 201 ").count(), 2, "{answers}");
+}
+
+/// The certificate that a new connection is shown, and whether it trusts that.
+async fn shown(site: &Site) -> Vec<u8> {
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, pki_types};
+    let mut roots = RootCertStore::empty();
+    let pem = site.server.authority_pem().unwrap();
+    roots.add(pki_types::pem::PemObject::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(site.server.address()).await.unwrap();
+    let name = pki_types::ServerName::try_from("localhost").unwrap();
+    let stream = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+/// A leaf is renewed without a restart, and nobody who pulls notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_renews_under_load() {
+    let site = Site::start().await;
+    let text = "pulled ".repeat(300_000);
+    let image = site.image("docker.io", "library/app", "1", &text).await;
+    let url = format!("https://{}/v2/library/app/blobs/{}?ns=docker.io", site.server.address(), image.layer);
+    let pem = site.server.authority_pem().unwrap();
+    let pulling: Vec<_> = (0..4)
+        .map(|_| {
+            let (url, text, pem) = (url.clone(), text.clone(), pem.clone());
+            tokio::spawn(async move {
+                let kept = trusting(&pem);
+                for _ in 0..10 {
+                    // On a connection that stays, and on a new one.
+                    for client in [kept.clone(), trusting(&pem)] {
+                        assert!(client.get(&url).send().await.unwrap().text().await.unwrap() == text);
+                    }
+                }
+            })
+        })
+        .collect();
+    let first = shown(&site).await;
+    let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    site.server.keep(now + 340 * 86_400, std::time::Instant::now());
+    assert_ne!(shown(&site).await, first);
+    for pull in pulling {
+        pull.await.unwrap();
+    }
 }

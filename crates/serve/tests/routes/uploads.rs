@@ -184,3 +184,22 @@ async fn to_a_local_name_that_is_mirrored_too() {
     assert_eq!(put().await.unwrap().status(), 201);
     assert_eq!(site.request(Method::HEAD, &path).send().await.unwrap().status(), 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn left_alone_for_a_day() {
+    use std::time::{Duration, Instant};
+    let site = Site::start().await;
+    let partial = || std::fs::read_dir(site.folder.path().join("partial")).unwrap().count();
+    let location = begin(&site, "app").await;
+    assert_eq!(site.admin(Method::PATCH, &location).body("begun").send().await.unwrap().status(), 202);
+    let after = |hours| site.server.keep(0, Instant::now() + Duration::from_hours(hours));
+    after(23);
+    assert_eq!(site.admin(Method::GET, &location).send().await.unwrap().status(), 204);
+    assert_eq!(partial(), 1);
+    after(25);
+    assert_eq!(
+        refusal(site.admin(Method::PATCH, &location).body("x").send().await.unwrap()).await.1,
+        "BLOB_UPLOAD_UNKNOWN"
+    );
+    assert_eq!(partial(), 0, "its bytes went too");
+}
