@@ -27,7 +27,7 @@ pub use change::{Applied, Cause, Change, Replaced};
 pub use error::{Error, Result};
 pub use fsck::{Finding, Fsck};
 pub use read::{Blob, Candidate, Generation, Hit, Link, Referrer, StoredManifest, Usage};
-pub use socket::{Call, Socket, call};
+pub use socket::{Call, Caller, Socket, call};
 pub use writer::{BlobWriter, NewBlob, Patchwork};
 
 use std::collections::HashSet;

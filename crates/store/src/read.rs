@@ -234,6 +234,21 @@ impl Store {
         Ok(found.into_iter().filter_map(|(kind, host, name)| repository_of(&kind, host, name)).collect())
     }
 
+    /// Names of repositories as they are shown, `HOST/NAME` or a local one's `NAME`, that sort (bytewise) after `after`;
+    /// at most `limit`, each once.
+    pub async fn repository_names(&self, kind: Kind, after: &str, limit: u32) -> Result<Vec<String>> {
+        sqlx::query_scalar(
+            "SELECT DISTINCT CASE host WHEN '' THEN name ELSE host || '/' || name END AS shown FROM repository \
+             WHERE kind = $1 AND CASE host WHEN '' THEN name ELSE host || '/' || name END > $2 ORDER BY shown LIMIT $3",
+        )
+        .bind(kind.as_str())
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))
+    }
+
     /// The hosts of which there are repositories of this kind, sorted; a local one's is empty.
     pub async fn hosts(&self, kind: Kind) -> Result<Vec<String>> {
         sqlx::query_scalar("SELECT DISTINCT host FROM repository WHERE kind = $1 ORDER BY host")
