@@ -18,6 +18,7 @@
 mod beside;
 mod document;
 mod error;
+mod foreign;
 pub mod key;
 mod load;
 mod medium;
@@ -26,6 +27,7 @@ mod plan;
 mod report;
 mod sign;
 mod tar;
+mod together;
 mod tree;
 mod verify;
 mod volume;
@@ -33,6 +35,7 @@ mod words;
 
 pub use document::{Member, Part, Plan, VolumeHead};
 pub use error::{Error, Result};
+pub use foreign::{As, Imported, Piece, Sort, import, pieces};
 pub use load::{LoadOptions, Loaded, Pending, load};
 pub use pack::{PackOptions, Packed, PackedVolume, pack};
 pub use report::{Format, Row, report_of_bundle, report_of_rows};
