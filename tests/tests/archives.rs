@@ -1,5 +1,7 @@
 //! Archives that docker, podman, containerd, skopeo and umoci have made: loaded, and served with the digests they had.
 
+#![expect(clippy::expect_used, reason = "a test may")]
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};

@@ -35,6 +35,8 @@ mod words;
 
 pub use document::{Member, Part, Plan, VolumeHead};
 pub use error::{Error, Result};
+#[cfg(fuzzing)]
+pub use foreign::walk_archive;
 pub use foreign::{As, Imported, Piece, Sort, import, pieces};
 pub use load::{LoadOptions, Loaded, Pending, load};
 pub use pack::{PackOptions, Packed, PackedVolume, pack};

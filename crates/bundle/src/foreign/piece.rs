@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::archive::Tape;
 use super::contents::beginning;
 use super::stream::{Look, look, open};
-use crate::foreign::archive::Tape;
 use crate::{Error, Result};
 
 /// A file that shall be loaded; who loads it may not be allowed to open it, so the file itself travels beside this.
