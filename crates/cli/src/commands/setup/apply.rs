@@ -296,7 +296,9 @@ pub(super) fn undo(client: Client, machine: &Machine) -> anyhow::Result<Vec<(&'s
         }
     }
     remove(&machine.to_write(&Record::path(client))?)?;
-    for folder in record.folders.iter().rev() {
+    // The folder of the records is whichever client's was the first.
+    let folders = record.folders.iter().rev().map(String::as_str).chain(["/etc/naru"]);
+    for folder in folders {
         // One that holds something of others by now stays.
         let _ = fs::remove_dir(machine.to_write(folder)?);
     }
