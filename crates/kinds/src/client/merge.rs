@@ -32,7 +32,8 @@ const SANDBOX: [(&[&str], &str); 3] = [
 pub fn merge(file: &ConfigFile, existing: Option<&str>) -> Result<String> {
     match existing {
         Some(text) if file.part && !text.trim().is_empty() => {
-            let merged = if file.path.ends_with(".json") { json(&file.text, text) } else { toml(&file.text, text) };
+            let merged =
+                if file.path == super::docker::DAEMON { json(&file.text, text) } else { toml(&file.text, text) };
             merged.map_err(|why| Error::File { path: file.path.clone(), why })
         }
         _ => Ok(file.text.clone()),
@@ -208,7 +209,7 @@ fn union(old: &str, new: &str) -> Result<String, String> {
     all.extend(read(new)?);
     let mut seen = BTreeSet::new();
     all.retain(|value| seen.insert(value.clone()));
-    serde_json::to_string(&all).map(|text| text).map_err(|error| error.to_string())
+    serde_json::to_string(&all).map_err(|error| error.to_string())
 }
 
 /// The first line says where, the last what; between them the text itself is drawn.
