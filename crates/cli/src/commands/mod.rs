@@ -28,6 +28,7 @@ mod verify;
 mod why;
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -95,7 +96,7 @@ pub(crate) enum Command {
     Serve(serve::Request),
     /// Makes the whole journey on this machine, on real input, and leaves nothing behind
     Quickstart(quickstart::Request),
-    /// Prints the configuration with which a client pulls from here
+    /// Prints the configuration with which a client pulls from here, or writes it
     Setup(setup::Request),
     /// Sets this machine up to serve: binary, user, folders, unit, labels, firewall
     Install(install::Request),
@@ -169,8 +170,8 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         },
         Command::Token(request) => (Work::Token(request), Vec::new()),
         Command::Setup(request) => match setup::run(&request, context, voice).await? {
-            Some(work) => (work, Vec::new()),
-            None => return Ok(Exit::Done),
+            ControlFlow::Continue(work) => (work, Vec::new()),
+            ControlFlow::Break(exit) => return Ok(exit),
         },
         Command::Serve(request) => return serve::run(&request, context, voice, signals::end()).await,
         Command::Quickstart(request) => return quickstart::run(&request, context, voice).await,
