@@ -110,6 +110,7 @@ pub struct Usage {
 
 type EntryRow = (String, Vec<u8>, i64, i64, String, String);
 type ReferrerRow = (Vec<u8>, i64, String, Option<String>, Option<String>);
+type ChangeRow = (String, String, String, String, Option<String>, Option<String>);
 type HitRow = (String, String, String, String, Vec<u8>, i64, i64, String, String);
 
 impl Store {
@@ -453,7 +454,7 @@ impl Store {
     /// # Errors
     /// [`Error::NoGeneration`].
     pub async fn changes(&self, number: i64) -> Result<Vec<Replaced>> {
-        let found: Vec<(String, String, String, String, Option<String>, Option<String>)> = sqlx::query_as(
+        let found: Vec<ChangeRow> = sqlx::query_as(
             "SELECT kind, host, repository.name, change.name, old, new FROM change \
              JOIN repository ON repository.id = repository WHERE generation = $1 ORDER BY change.id",
         )
@@ -518,7 +519,12 @@ impl Store {
     }
 
     pub(crate) fn failed(&self, error: sqlx::Error) -> Error {
-        self.inner.catalog.error(error)
+        let is_failed_write = crate::error::is_failed_write(&error);
+        let error = self.inner.catalog.error(error);
+        if is_failed_write {
+            self.stop(&error);
+        }
+        error
     }
 }
 
