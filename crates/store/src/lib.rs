@@ -69,7 +69,7 @@ impl Store {
         Self::open_as(folder, blobs::is_shared(folder)).await
     }
 
-    /// As [`Store::open`], for a folder that other machines reach too (NFSv4, SMB): the catalog has one connection, which
+    /// As [`Store::open`], for a folder that other machines reach too (`NFSv4`, SMB): the catalog has one connection, which
     /// locks its file for as long as it is open, since shared memory does not reach that far. [`Store::open`] finds such
     /// folders by itself.
     ///
