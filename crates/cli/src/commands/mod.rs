@@ -3,6 +3,7 @@
 //! What touches the store takes a [`store::Store`], a request that can be serialised and a [`Voice`], so that a server
 //! that holds the store can carry it out for a command line that cannot open it.
 
+mod export;
 mod fsck;
 mod history;
 mod holder;
@@ -86,6 +87,8 @@ pub(crate) enum Command {
     Report(report::Request),
     /// Takes bundles, verified, and archives of images into the store
     Load(load::Request),
+    /// Writes images into an archive that containerd, docker, podman and skopeo load
+    Export(export::Request),
     /// Makes, trusts and lists keys
     #[command(subcommand)]
     Key(key::Request),
@@ -152,6 +155,7 @@ pub(crate) enum Work {
     Setup(setup::Order),
     Pack(pack::Order),
     Load(load::Order),
+    Export(export::Order),
     Key(key::Command),
     Token(token::Request),
 }
@@ -164,6 +168,7 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Report(request) => return report::run(request, context, voice).await,
         Command::Pack(request) => (pack::order(&request, context)?, Vec::new()),
         Command::Load(request) => load::order(&request)?,
+        Command::Export(request) => return export::run(request, context, voice).await,
         Command::Key(request) => match key::prepare(request, voice)? {
             Some(command) => (Work::Key(command), Vec::new()),
             None => return Ok(Exit::Done),
@@ -181,6 +186,11 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Pull(request) => (pull::order(&request, context, voice).await?, Vec::new()),
         Command::InStore(command) => (Work::InStore(command), Vec::new()),
     };
+    by_who_holds_it(work, files, context, voice).await
+}
+
+/// Carries it out here, or has it carried out by the process that holds the store.
+async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let folder = context.folder()?;
     match Store::open(&folder).await {
         Ok(store) => {
@@ -203,6 +213,7 @@ async fn carry_out(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker
         Work::Pull(order) => pull::run(store, order, voice).await,
         Work::Pack(order) => pack::run(store, order, voice).await,
         Work::Load(order) => load::run(store, order, files, voice).await,
+        Work::Export(order) => export::carry_out(store, order, files, voice).await,
         Work::Key(command) => key::run(store, command, voice).await,
         Work::Token(request) => token::run(store, request, voice).await,
         Work::Setup(order) => setup::of_own(store, order, voice).await,
