@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// Says nothing but warnings, errors and what was asked for
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
+    /// Connects to no upstream; what would need one fails, and names it [env: NARU_OFFLINE=1]
+    #[arg(long, global = true)]
+    pub(crate) offline: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
