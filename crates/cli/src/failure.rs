@@ -4,8 +4,6 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use clap::error::ErrorKind;
-
 use crate::exit::Exit;
 
 /// What the command line itself finds wrong.
@@ -69,14 +67,9 @@ impl Report {
     /// What the parser of the command line says, taken apart: the error, and its tip or where to read on.
     pub(crate) fn of_usage(error: &clap::Error) -> Self {
         let text = error.render().to_string();
-        let line = match error.kind() {
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "no command was given".to_owned(),
-            _ => {
-                let first = text.trim().lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
-                let line = first.collect::<Vec<_>>().join(" ");
-                line.strip_prefix("error: ").unwrap_or(&line).to_owned()
-            }
-        };
+        let first = text.trim().lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+        let line = first.collect::<Vec<_>>().join(" ");
+        let line = line.strip_prefix("error: ").unwrap_or(&line).to_owned();
         let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
         let hint =
             Some(tip.unwrap_or("`naru --help` lists the commands, `naru COMMAND --help` what one takes").to_owned());
