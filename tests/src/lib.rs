@@ -22,6 +22,8 @@ mod podman;
 mod process;
 mod random;
 mod registry;
+mod replay;
+mod userland;
 
 pub use containerd::{Containerd, Mirror};
 pub use dockerd::Dockerd;
@@ -35,3 +37,5 @@ pub use podman::Podman;
 pub use process::{Daemon, Outcome, find, free_port, run, wait_until};
 pub use random::Random;
 pub use registry::Registry;
+pub use replay::{Disk, Recording};
+pub use userland::{Machine, Userland};

@@ -34,6 +34,16 @@ impl NewBlob {
     pub fn size(&self) -> u64 {
         self.size
     }
+
+    /// Opens its bytes: they can be read before anybody has named them.
+    ///
+    /// # Errors
+    /// When a change has taken it over, or its file cannot be opened.
+    pub fn open(&self) -> Result<File> {
+        let missing = || Error::io(Path::new(&self.key))(std::io::ErrorKind::NotFound.into());
+        let path = self.unnamed.as_ref().ok_or_else(missing)?;
+        File::open(path).map_err(Error::io(path))
+    }
 }
 
 impl Drop for NewBlob {

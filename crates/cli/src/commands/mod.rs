@@ -28,6 +28,7 @@ mod verify;
 mod why;
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -97,7 +98,7 @@ pub(crate) enum Command {
     Verify(verify::Request),
     /// Lists what a bundle or a lock holds, for whoever must approve it
     Report(report::Request),
-    /// Verifies bundles and takes them into the store
+    /// Takes bundles, verified, and archives of images into the store
     Load(load::Request),
     /// Makes, trusts and lists keys
     #[command(subcommand)]
@@ -109,7 +110,7 @@ pub(crate) enum Command {
     Serve(serve::Request),
     /// Makes the whole journey on this machine, on real input, and leaves nothing behind
     Quickstart(quickstart::Request),
-    /// Prints the configuration with which a client pulls from here
+    /// Prints the configuration with which a client pulls from here, or writes it
     Setup(setup::Request),
     /// Sets this machine up to serve: binary, user, folders, unit, labels, firewall
     Install(install::Request),
@@ -183,8 +184,8 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         },
         Command::Token(request) => (Work::Token(request), Vec::new()),
         Command::Setup(request) => match setup::run(&request, context, voice).await? {
-            Some(work) => (work, Vec::new()),
-            None => return Ok(Exit::Done),
+            ControlFlow::Continue(work) => (work, Vec::new()),
+            ControlFlow::Break(exit) => return Ok(exit),
         },
         Command::Serve(request) => return serve::run(&request, context, voice, signals::end()).await,
         Command::Quickstart(request) => return quickstart::run(&request, context, voice).await,
