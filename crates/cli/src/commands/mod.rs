@@ -31,7 +31,9 @@ mod why;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::{Applied, Replaced, Store};
@@ -41,6 +43,12 @@ use crate::exit::Exit;
 use crate::signals;
 use crate::terminal::Speaker;
 use crate::thing;
+
+/// How long a store that is held is waited for when nobody listens there: a server that was told to end hangs up a moment
+/// before it lets the store go.
+const ENDING: Duration = Duration::from_secs(2);
+/// Between looks whether it is free.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What a command finds around itself.
 #[derive(Debug)]
@@ -62,9 +70,15 @@ impl Context {
         }
     }
 
-    /// Opens the store.
+    /// Opens the store; for one that is held it waits a moment.
     pub(crate) async fn open(&self) -> anyhow::Result<Store> {
-        Ok(Store::open(&self.folder()?).await?)
+        let (folder, began) = (self.folder()?, Instant::now());
+        loop {
+            match Store::open(&folder).await {
+                Err(store::Error::Held { .. }) if began.elapsed() < ENDING => tokio::time::sleep(AGAIN).await,
+                opened => return Ok(opened?),
+            }
+        }
     }
 }
 
@@ -191,18 +205,28 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
 
 /// Carries it out here, or has it carried out by the process that holds the store.
 async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
-    let folder = context.folder()?;
-    match Store::open(&folder).await {
-        Ok(store) => {
-            let exit = carry_out(&work, files, &store, voice).await;
-            store.close().await;
-            exit
+    let (folder, began) = (context.folder()?, Instant::now());
+    loop {
+        // What looks at a store, or takes something out of it, makes none.
+        let opened = match work {
+            Work::InStore(_) | Work::Export(_) => Store::open_existing(&folder).await,
+            _ => Store::open(&folder).await,
+        };
+        let held = match opened {
+            Ok(store) => {
+                let exit = carry_out(&work, files, &store, voice).await;
+                store.close().await;
+                return exit;
+            }
+            Err(held @ store::Error::Held { .. }) => held,
+            Err(error) => return Err(error.into()),
+        };
+        let lent = files.iter().map(File::try_clone).collect::<std::io::Result<_>>().context("the files to load")?;
+        match holder::call(&folder, &work, lent, voice).await? {
+            Some(exit) => return Ok(exit),
+            None if began.elapsed() < ENDING => tokio::time::sleep(AGAIN).await,
+            None => return Err(held.into()),
         }
-        Err(held @ store::Error::Held { .. }) => match holder::call(&folder, &work, files, voice).await? {
-            Some(exit) => Ok(exit),
-            None => Err(held.into()),
-        },
-        Err(error) => Err(error.into()),
     }
 }
 
