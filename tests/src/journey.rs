@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::folder::Folder;
 use crate::process::{find, run};
+use crate::userland;
 
 /// What a journey cannot do without.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +16,8 @@ pub enum Need {
     Program(&'static str),
     /// Real root: containerd, dockerd, loop devices.
     Root,
+    /// The root of another distribution's machine, by its suite's name: see [`userland`].
+    Userland(&'static str),
 }
 
 impl Need {
@@ -22,6 +25,7 @@ impl Need {
         match self {
             Self::Program(name) => find(name).is_none().then(|| format!("{name} is not here")),
             Self::Root => (!is_root()).then(|| "it needs root".to_owned()),
+            Self::Userland(suite) => userland::make(suite).err().map(|error| format!("{error:#}")),
         }
     }
 }

@@ -23,6 +23,7 @@ mod process;
 mod random;
 mod registry;
 mod replay;
+pub mod userland;
 
 pub use containerd::{Containerd, Mirror};
 pub use dockerd::Dockerd;
