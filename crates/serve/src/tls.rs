@@ -5,6 +5,7 @@
 //! Certificates are replaced while the server runs; connections that are open keep theirs.
 
 mod authority;
+pub mod keys;
 mod names;
 
 pub(crate) use names::names;
@@ -71,14 +72,26 @@ impl Certificates {
     /// The given certificate, or one by the site's CA for these names.
     pub(crate) async fn open(store: &Store, config: &Config, names: Vec<String>) -> Result<Self> {
         let mut source = Self::source(store, config, names).await?;
-        let current = ArcSwap::from_pointee(make(&mut source)?);
+        let current = ArcSwap::from_pointee(make(&mut source, this_moment())?);
         Ok(Self { current, source: Mutex::new(source) })
     }
 
     /// Takes other files or names, as a reload brings them.
     pub(crate) async fn reload(&self, store: &Store, config: &Config, names: Vec<String>) -> Result<()> {
         let mut source = Self::source(store, config, names).await?;
-        self.current.store(Arc::new(make(&mut source)?));
+        self.current.store(Arc::new(make(&mut source, this_moment())?));
+        *self.lock() = source;
+        Ok(())
+    }
+
+    /// Reads the site's CA again, where the certificate is by it: it may have been exchanged.
+    pub(crate) async fn reload_authority(&self, store: &Store) -> Result<()> {
+        let names = match &*self.lock() {
+            Source::Site { names, .. } => names.clone(),
+            Source::Given { .. } => return Ok(()),
+        };
+        let mut source = Source::Site { authority: Box::new(Authority::open(store).await?), names };
+        self.current.store(Arc::new(make(&mut source, this_moment())?));
         *self.lock() = source;
         Ok(())
     }
@@ -105,7 +118,7 @@ impl Certificates {
         if !due {
             return;
         }
-        match make(&mut source) {
+        match make(&mut source, now) {
             Ok(shown) => {
                 self.current.store(Arc::new(shown));
                 tracing::info!("the server's certificate was replaced");
@@ -152,10 +165,9 @@ impl Certificates {
     }
 }
 
-fn make(source: &mut Source) -> Result<Shown> {
+fn make(source: &mut Source, now: i64) -> Result<Shown> {
     match source {
         Source::Site { authority, names } => {
-            let now = jiff::Timestamp::now().as_second();
             let (leaf, until) = authority.leaf(names, now)?;
             let key = PrivateKeyDer::try_from(authority.leaf_key.serialize_der())
                 .map_err(|why| Error::Certificate { path: PathBuf::from("site/ca"), why: why.to_owned() })?;
@@ -164,7 +176,7 @@ fn make(source: &mut Source) -> Result<Shown> {
                 fingerprint: Digest::of(&authority.certificate),
                 pin: Digest::of(&authority.leaf_key.subject_public_key_info()),
                 authority_pem: Some(authority.pem.clone()),
-                renew_at: Some((until - 30 * DAY).max(now + DAY)),
+                renew_at: Some(until - authority::RENEW_DAYS * DAY),
             })
         }
         Source::Given { cert, key, seen } => {
@@ -186,6 +198,11 @@ fn make(source: &mut Source) -> Result<Shown> {
     }
 }
 
+/// Seconds since 1970, as this machine's clock has them.
+fn this_moment() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
 fn certified(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'_>) -> Result<CertifiedKey> {
     let key = aws_lc_rs::sign::any_supported_type(key)?;
     Ok(CertifiedKey::new(chain, key))
@@ -196,3 +213,6 @@ fn times(cert: &Path, key: &Path) -> Option<(SystemTime, SystemTime)> {
     let modified = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
     modified(cert).zip(modified(key))
 }
+
+#[cfg(test)]
+mod tests;

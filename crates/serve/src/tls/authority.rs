@@ -8,17 +8,26 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use store::Store;
 
-use super::DAY;
+use super::{DAY, keys};
 use crate::{Error, Result};
 
 /// Certificate and key, PEM, one behind the other.
-const DOCUMENT: &str = "site/ca";
+pub(super) const DOCUMENT: &str = "site/ca";
+/// The CA that is to follow it, likewise, while it is exchanged.
+pub(super) const NEXT_DOCUMENT: &str = "site/ca-next";
 /// The key of the server's certificate, PEM.
-const LEAF_DOCUMENT: &str = "site/leaf-key";
+pub(super) const LEAF_DOCUMENT: &str = "site/leaf-key";
+
+/// A certificate is good from a year before it was made until two years and more after, and is made again when that year
+/// is left: so it is good for clients whose clock is a year off, whichever way.
+const LEAF_DAYS: i64 = 800;
+/// Days before its end at which another is made.
+pub(super) const RENEW_DAYS: i64 = 400;
 
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub(super) certificate: CertificateDer<'static>,
+    /// What clients are to trust: its own certificate, and that of the next one while it is exchanged.
     pub(super) pem: String,
     pub(super) leaf_key: KeyPair,
 }
@@ -39,17 +48,15 @@ impl Authority {
         let damaged = || Error::Authority(rcgen::Error::CouldNotParseCertificate);
         let text = String::from_utf8(text).map_err(|_| damaged())?;
         let leaf = String::from_utf8(leaf).map_err(|_| damaged())?;
-        // The first PEM section is the certificate, the second its key.
-        let end = text.find("-----BEGIN PRIVATE KEY-----").ok_or_else(damaged)?;
-        let (pem, key) = text.split_at(end);
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| damaged())?;
+        let (pem, certificate, key) = certificate_and_key(&text)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::from_pem(key)?)?;
-        Ok(Self { issuer, certificate, pem: pem.to_owned(), leaf_key: KeyPair::from_pem(&leaf)? })
+        let pem = keys::published(store).await?.unwrap_or_else(|| pem.to_owned());
+        Ok(Self { issuer, certificate, pem, leaf_key: KeyPair::from_pem(&leaf)? })
     }
 
     /// A certificate for these names and addresses, and until when it is good (seconds since 1970).
     pub(super) fn leaf(&self, names: &[String], now: i64) -> Result<(CertificateDer<'static>, i64)> {
-        let until = now + 365 * DAY;
+        let until = now + LEAF_DAYS * DAY;
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = called("naru");
         params.not_before = {
@@ -68,7 +75,7 @@ impl Authority {
 }
 
 /// Ten years; back-dated by one, because clocks in closed networks are wrong.
-fn new_authority() -> Result<String> {
+pub(super) fn new_authority() -> Result<String> {
     let now = jiff::Timestamp::now().as_second();
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
@@ -87,6 +94,14 @@ fn new_authority() -> Result<String> {
     };
     let certificate = params.self_signed(&key)?;
     Ok(format!("{}{}", certificate.pem(), key.serialize_pem()))
+}
+
+/// The two parts of a CA's document: the certificate's text, the certificate, the key's text.
+pub(super) fn certificate_and_key(text: &str) -> Result<(&str, CertificateDer<'static>, &str)> {
+    let damaged = || Error::Authority(rcgen::Error::CouldNotParseCertificate);
+    let end = text.find("-----BEGIN PRIVATE KEY-----").ok_or_else(damaged)?;
+    let (pem, key) = text.split_at(end);
+    Ok((pem, CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| damaged())?, key))
 }
 
 fn called(name: &str) -> DistinguishedName {
