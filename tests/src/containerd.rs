@@ -104,7 +104,11 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
         Ok(containerd)
     }
 
-    fn ctr(&self, arguments: &[&str]) -> Result<Outcome> {
+    /// Runs `ctr`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn ctr(&self, arguments: &[&str]) -> Result<Outcome> {
         let mut command = Command::new(find("ctr").context("ctr is not here")?);
         command.arg("-a").arg(&self.socket).args(["-n", "journey"]).args(arguments);
         Outcome::of(&mut command)

@@ -33,6 +33,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("rcgen", &["serve"]),
     ("argon2", &["serve"]),
     ("tar", &["bundle"]),
+    ("zstd", &["bundle"]),
+    ("liblzma", &["bundle"]),
     ("toml_edit", &["kinds"]),
     ("similar", &["naru"]),
     ("clap", &["naru"]),

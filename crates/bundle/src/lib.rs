@@ -18,6 +18,7 @@
 mod beside;
 mod document;
 mod error;
+mod foreign;
 pub mod key;
 mod load;
 mod medium;
@@ -27,6 +28,7 @@ mod prune;
 mod report;
 mod sign;
 mod tar;
+mod together;
 mod tree;
 mod verify;
 mod volume;
@@ -34,6 +36,9 @@ mod words;
 
 pub use document::{Member, Part, Plan, VolumeHead};
 pub use error::{Error, Result};
+#[cfg(fuzzing)]
+pub use foreign::walk_archive;
+pub use foreign::{As, Imported, Piece, Sort, import, pieces};
 pub use load::{LoadOptions, Loaded, Pending, load};
 pub use pack::{PackOptions, Packed, PackedVolume, pack};
 pub use prune::{Names, stale};

@@ -137,9 +137,11 @@ fn exit(cause: &(dyn Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<bundle::Error>() {
         return match error {
-            bundle::Error::Signature { .. } | bundle::Error::Untrusted { .. } => Some(Exit::Untrusted),
+            bundle::Error::Signature { .. } | bundle::Error::Untrusted { .. } | bundle::Error::Unsigned { .. } => {
+                Some(Exit::Untrusted)
+            }
             bundle::Error::Damaged { .. } => Some(Exit::Incomplete),
-            bundle::Error::VolumeSize { .. } => Some(Exit::Usage),
+            bundle::Error::VolumeSize { .. } | bundle::Error::As { .. } => Some(Exit::Usage),
             _ => None,
         };
     }

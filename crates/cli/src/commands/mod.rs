@@ -84,7 +84,7 @@ pub(crate) enum Command {
     Verify(verify::Request),
     /// Lists what a bundle or a lock holds, for whoever must approve it
     Report(report::Request),
-    /// Verifies bundles and takes them into the store
+    /// Takes bundles, verified, and archives of images into the store
     Load(load::Request),
     /// Makes, trusts and lists keys
     #[command(subcommand)]

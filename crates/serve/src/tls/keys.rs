@@ -64,7 +64,9 @@ pub async fn published(store: &Store) -> Result<Option<String>> {
 /// [`Error::Rotation`], when one is being exchanged already, or there is none yet.
 pub async fn rotate(store: &Store) -> Result<()> {
     match authorities(store).await? {
-        Some((_, None)) => Ok(store.set_document(NEXT_DOCUMENT, Some(new_authority()?.as_bytes())).await?),
+        Some((_, None)) => Ok(store
+            .set_document(NEXT_DOCUMENT, Some(new_authority(jiff::Timestamp::now().as_second())?.as_bytes()))
+            .await?),
         Some((_, Some(_))) => Err(Error::Rotation("the CA is being exchanged already")),
         None => Err(Error::Rotation("there is no CA yet: the first `naru serve` makes it")),
     }
