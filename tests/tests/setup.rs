@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use std::fmt::Write as _;
+
 use anyhow::{Context as _, Result, ensure};
 use journeys::image::application;
 use journeys::{Containerd, Dockerd, Folder, Mirror, Naru, Need, Podman, Registry, Serving, journey};
@@ -91,14 +93,16 @@ fn clients_pull_with_what_setup_prints() {
     });
 }
 
+type Pair = [(Naru, Serving); 2];
+
 /// Two servers of one bundle with `docker.io/library/app:1` to `:6`, and the digest of each.
-fn two(folder: &Folder) -> Result<([(Naru, Serving); 2], Vec<String>)> {
+fn two(folder: &Folder) -> Result<(Pair, Vec<String>)> {
     let hub = Registry::start(folder, "hub")?;
     let (mut list, mut digests) = (String::new(), Vec::new());
     for number in 1..=6 {
         let image = application(folder, &format!("app-{number}"))?;
         hub.push("library/app", &number.to_string(), &image)?;
-        list += &format!("- docker.io/library/app:{number}\n");
+        writeln!(list, "- docker.io/library/app:{number}")?;
         digests.push(image.digest().to_owned());
     }
     let outside = Naru::new(folder, "outside")?;

@@ -77,8 +77,7 @@ const SHARED: [u64; 9] =
 /// Whether a folder lies on such a file system.
 pub(crate) fn is_shared(folder: &Path) -> bool {
     // The width and the sign of the number differ between architectures; 32 bits of it count.
-    rustix::fs::statfs(folder)
-        .is_ok_and(|found| SHARED.contains(&(i64::from(found.f_type).cast_unsigned() & 0xffff_ffff)))
+    rustix::fs::statfs(folder).is_ok_and(|found| SHARED.contains(&(found.f_type.cast_unsigned() & 0xffff_ffff)))
 }
 
 /// Makes a file's bytes and its length durable.

@@ -69,7 +69,7 @@ impl Store {
         Self::open_as(folder, blobs::is_shared(folder)).await
     }
 
-    /// As [`Store::open`], for a folder that other machines reach too (NFSv4, SMB): the catalog has one connection, which
+    /// As [`Store::open`], for a folder that other machines reach too (`NFSv4`, SMB): the catalog has one connection, which
     /// locks its file for as long as it is open, since shared memory does not reach that far. [`Store::open`] finds such
     /// folders by itself.
     ///
@@ -96,6 +96,18 @@ impl Store {
                 _lock: lock,
             }),
         })
+    }
+
+    /// Opens the store in `folder` for what only looks at it or changes what is there: none is made.
+    ///
+    /// # Errors
+    /// [`Error::NoStore`] when there is none; as [`Store::open`].
+    pub async fn open_existing(folder: &Path) -> Result<Self> {
+        // What cannot be looked at is refused by name when it is opened.
+        if folder.join("naru.db").try_exists().is_ok_and(|exists| !exists) {
+            return Err(Error::NoStore { path: folder.to_owned() });
+        }
+        Self::open(folder).await
     }
 
     /// The store's folder.

@@ -58,8 +58,8 @@ pub(super) fn document(rows: &[Row], bundle: Option<(&Digest, &str)>) -> String 
         packages.push(package(row, &id, &licence(row, &mut extracted)));
     }
     // The things themselves name the document where there is no bundle yet.
-    let all: String = rows.iter().map(|row| format!("{} {}\n", row.digest, row.name)).collect();
-    let mark = bundle.map_or_else(|| Digest::of(all.as_bytes()), |(id, _)| *id);
+    let all: Vec<_> = rows.iter().map(|row| format!("{} {}\n", row.digest, row.name)).collect();
+    let mark = bundle.map_or_else(|| Digest::of(all.concat().as_bytes()), |(id, _)| *id);
     let name = bundle.map_or_else(|| "naru-lock".to_owned(), |(id, _)| format!("naru-bundle {}", words(id)));
     let licences = (1..).zip(&extracted).map(
         |(number, text)| json!({ "licenseId": format!("LicenseRef-{number}"), "extractedText": text, "name": text }),

@@ -91,7 +91,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Exit> {
     let folder = context.folder()?;
     let config = request.config(&folder)?;
-    let store = Store::open(&folder).await?;
+    let store = context.open().await?;
     let socket = store.listen()?;
     let server = Arc::new(Server::bind(store.clone(), config).await?);
     announce(&server, &store, voice).await?;

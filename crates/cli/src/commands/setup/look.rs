@@ -133,7 +133,7 @@ fn podman(files: &Configuration, machine: &Machine) -> Vec<String> {
             // The longest prefix wins; of two that are the same, that of the later file.
             let is_longer =
                 |host: &String| prefix.strip_prefix(host.as_str()).is_some_and(|rest| rest.starts_with('/'));
-            let is_new = prefix.ends_with(".io") && !prefix.starts_with("*.") && !hosts.contains(&prefix);
+            let is_new = !prefix.contains('/') && !prefix.starts_with("*.") && !hosts.contains(&prefix);
             let is_later = hosts.contains(&prefix) && *path != main && *path > own;
             if is_later || is_new || hosts.iter().any(is_longer) {
                 found.push(format!("{} has a rule for {prefix}, which beats the site's", path.display()));
@@ -238,7 +238,7 @@ fn between(environment: &BTreeMap<String, String>, servers: &[String]) -> Option
     (!caught.is_empty()).then(|| format!("{name} is set, and NO_PROXY does not name {}", caught.join(", ")))
 }
 
-/// As Go's `httpproxy` reads NO_PROXY: names with all below them, addresses, networks, `*`. Loopback is never proxied.
+/// As Go's `httpproxy` reads `NO_PROXY`: names with all below them, addresses, networks, `*`. Loopback is never proxied.
 fn is_excepted(host: &str, exceptions: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let address = bare.parse::<IpAddr>().ok();
