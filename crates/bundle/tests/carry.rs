@@ -494,7 +494,13 @@ async fn reports_put_weak_trust_first_and_escape_names() {
     let csv = std::fs::read_to_string(out.join("CONTENTS.csv")).unwrap();
     assert!(csv.lines().nth(1).unwrap().contains("first-use"), "{csv}");
     assert!(csv.contains(",'=1+1,"), "{csv}");
-    let again = bundle::report_of_bundle(&[out], bundle::Format::Csv).unwrap();
+    let again = bundle::report_of_bundle(std::slice::from_ref(&out), bundle::Format::Csv, &bundle::Beside::default())
+        .unwrap()
+        .0;
     assert_eq!(again, csv);
     insta::assert_snapshot!(csv);
+    let spdx = |out| bundle::report_of_bundle(&[out], bundle::Format::Spdx, &bundle::Beside::default()).unwrap().0;
+    let text = spdx(out.clone());
+    assert_eq!(text, spdx(out));
+    insta::assert_snapshot!("spdx", text);
 }
