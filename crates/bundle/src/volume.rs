@@ -35,7 +35,21 @@ impl Volume {
     pub fn read(path: &Path, file: File) -> Result<Self> {
         let size = file.metadata().map_err(Error::io(path))?.len();
         let fill = |at: u64, buffer: &mut [u8]| file.read_exact_at(buffer, at);
-        let header = |at: u64| match tar::read(at, fill) {
+        // Nobody signs a header: each of its bytes must be one that we write ourselves.
+        let is_ours = |header: &tar::Header, at: u64| {
+            let ours = tar::header(&header.name, header.size, at);
+            let mut found = vec![0; ours.len()];
+            fill(at, &mut found).map(|()| found == ours)
+        };
+        let as_written = |at: u64| -> std::io::Result<std::result::Result<Option<tar::Header>, String>> {
+            match tar::read(at, fill)? {
+                Ok(Some(header)) if !is_ours(&header, at)? => {
+                    Ok(Err(format!("the header at byte {at} is not as Naru writes it")))
+                }
+                read => Ok(read),
+            }
+        };
+        let header = |at: u64| match as_written(at) {
             Ok(Ok(Some(header))) => Ok(header),
             Ok(Ok(None)) => Err(Error::not_a_volume(path, "it ends before its head says so")),
             Ok(Err(why)) => Err(Error::not_a_volume(path, why)),
@@ -44,32 +58,6 @@ impl Volume {
             }
             Err(error) => Err(Error::io(path)(error)),
         };
-        let document = |at: u64, name: &str| {
-            let header = header(at)?;
-            if header.name != name {
-                let found = header.name.escape_default();
-                return Err(Error::not_a_volume(path, format!("where `{name}` should be, there is `{found}`")));
-            }
-            if header.size > DOCUMENT_LIMIT || header.offset.saturating_add(header.size) > size {
-                return Err(Error::not_a_volume(path, format!("its `{name}` would have {} bytes", header.size)));
-            }
-            let mut bytes = vec![0; usize::try_from(header.size).unwrap_or_default()];
-            file.read_exact_at(&mut bytes, header.offset).map_err(Error::io(path))?;
-            Ok((bytes, header.offset + tar::padded(header.size)))
-        };
-        let (head_bytes, after) = document(0, HEAD)?;
-        let (head, key) = plan::read_head(&head_bytes, path, size)?;
-        let wrong = |why: &str| Error::Signature { path: path.to_owned(), why: why.to_owned() };
-        let (signature, after) = document(after, SIGNATURE).map_err(|error| match error {
-            Error::NotAVolume { why, .. } => wrong(&format!("it is missing: {why}")),
-            other => other,
-        })?;
-        let text = String::from_utf8_lossy(&signature);
-        let signature = Signature::parse(&text).map_err(wrong)?;
-        if signature.to_text() != text {
-            return Err(wrong("it has more in it than a signature"));
-        }
-        key.check(&head_bytes, &signature).map_err(wrong)?;
         // The tar must be what the head says and nothing more: what is not listed must not cross.
         let zeros = |from: u64, to: u64| {
             let mut rest = vec![0; CHUNK.min(usize::try_from(to.saturating_sub(from)).unwrap_or(CHUNK))];
@@ -88,6 +76,34 @@ impl Volume {
             }
             Ok(())
         };
+        let document = |at: u64, name: &str| {
+            let header = header(at)?;
+            if header.name != name {
+                let found = header.name.escape_default();
+                return Err(Error::not_a_volume(path, format!("where `{name}` should be, there is `{found}`")));
+            }
+            if header.size > DOCUMENT_LIMIT || header.offset.saturating_add(header.size) > size {
+                return Err(Error::not_a_volume(path, format!("its `{name}` would have {} bytes", header.size)));
+            }
+            let mut bytes = vec![0; usize::try_from(header.size).unwrap_or_default()];
+            file.read_exact_at(&mut bytes, header.offset).map_err(Error::io(path))?;
+            let after = header.offset + tar::padded(header.size);
+            zeros(header.offset + header.size, after.min(size))?;
+            Ok((bytes, after))
+        };
+        let (head_bytes, after) = document(0, HEAD)?;
+        let (head, key) = plan::read_head(&head_bytes, path, size)?;
+        let wrong = |why: &str| Error::Signature { path: path.to_owned(), why: why.to_owned() };
+        let (signature, after) = document(after, SIGNATURE).map_err(|error| match error {
+            Error::NotAVolume { why, .. } => wrong(&format!("it is missing: {why}")),
+            other => other,
+        })?;
+        let text = String::from_utf8_lossy(&signature);
+        let signature = Signature::parse(&text).map_err(wrong)?;
+        if signature.to_text() != text {
+            return Err(wrong("it has more in it than a signature"));
+        }
+        key.check(&head_bytes, &signature).map_err(wrong)?;
         let mut at = after;
         for member in &head.members {
             let header = header(at)?;
