@@ -99,6 +99,16 @@ pub enum Error {
         /// `Retry-After`.
         retry_after: Option<Duration>,
     },
+    /// What was to be put there is not taken.
+    #[error("{url}: the registry refuses it ({code}){}", after_colon(detail))]
+    Refused {
+        /// Where it was to be put.
+        url: String,
+        /// The status.
+        code: u16,
+        /// What the registry said about it.
+        detail: String,
+    },
     /// A redirect that is not followed.
     #[error("{url}: a redirect to {to} is not followed: {why}")]
     Redirect {
@@ -274,6 +284,11 @@ impl Error {
             }
             Self::Status { .. } => {
                 "run it again later: it goes on where it stopped; or name a mirror under `upstreams.HOST.mirrors`".to_owned()
+            }
+            Self::Refused { code: 405, .. } => "the registry takes no pushes: is it a mirror, or read-only?".to_owned(),
+            Self::Refused { .. } => {
+                "what the registry allows is in its own settings: whether the project exists, names, sizes, immutable tags"
+                    .to_owned()
             }
             Self::Config { .. } | Self::Sink(_) => return None,
         })

@@ -18,7 +18,7 @@ pub(crate) fn source(url: &Url, size: Option<u64>) -> Source {
     let path = url.path().to_ascii_lowercase();
     Source {
         url: url.clone(),
-        access: Access { host: host_of(url), name: None },
+        access: Access { host: host_of(url), name: None, pushes: false },
         probe: false,
         digest: None,
         size,

@@ -8,6 +8,7 @@ mod config;
 mod error;
 
 // A connection: a name's addresses, whom we believe, one request with its redirects, and the wait before the next.
+mod body;
 mod resolver;
 mod retry;
 mod tls;
@@ -21,15 +22,18 @@ mod mirror;
 mod page;
 mod transfer;
 
-// What is asked for.
+// What is asked for, and what is put there.
 mod file;
+mod push;
 mod registry;
 
 #[cfg(test)]
 mod tests;
 
+pub use body::Outgoing;
 pub use config::{Mirror, MirrorTrust, Surroundings, Upstream, Upstreams};
 pub use error::{Error, Result, Unreachable};
+pub use push::Arrival;
 pub use resolver::{Resolver, Unresolved};
 
 use std::future::Future;
@@ -144,6 +148,48 @@ impl Client {
         registry::blob(&self.inner, repository, blob, sink).await
     }
 
+    /// What a tag or digest is at the registry that is pushed to; `None`: it has no such thing. Mirrors are not asked.
+    pub async fn standing(&self, repository: &Repository, name: &str) -> Result<Option<Digest>> {
+        push::standing(&self.inner, repository, name).await
+    }
+
+    /// What refers to `subject` at the registry that is pushed to, as [`Client::referrers`] tells it.
+    pub async fn standing_referrers(&self, repository: &Repository, subject: &Digest) -> Result<Vec<Descriptor>> {
+        push::standing_referrers(&self.inner, repository, subject).await
+    }
+
+    /// Puts a blob there, unless it is there: mounted `from` a repository of the same registry, or sent. A transfer that
+    /// is cut goes on where the registry says that it ended; retried.
+    pub async fn push_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        bytes: &Arc<Outgoing>,
+        from: Option<&Repository>,
+    ) -> Result<Arrival> {
+        push::blob(&self.inner, repository, digest, bytes, from).await
+    }
+
+    /// Puts a manifest there, under a tag or its digest; what it points at has to be there. Answers whether the registry
+    /// lists it among the referrers of its subject, when it has one.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the registry does not take it, as some do with an index whose children are not all there.
+    pub async fn push_manifest(&self, repository: &Repository, name: &str, manifest: &Fetched) -> Result<bool> {
+        push::manifest(&self.inner, repository, name, manifest).await
+    }
+
+    /// Adds these to the fallback tag of `subject`, as clients must where a registry lists no referrers itself
+    /// (distribution spec, "Pushing Manifests with Subject"). What the tag lists already stays.
+    pub async fn push_referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        referrers: &[Descriptor],
+    ) -> Result<()> {
+        push::referrers(&self.inner, repository, subject, referrers).await
+    }
+
     /// What a web server says of a file: HEAD, or the headers of a GET where HEAD is refused. Where the origin cannot be
     /// reached, what its mirrors say: a size and a date, which prove nothing.
     pub async fn head(&self, url: &Url) -> Result<Remote> {
@@ -174,6 +220,14 @@ impl Client {
 }
 
 impl Inner {
+    /// One request to a host that has no claim to our name.
+    async fn anonymously(&self, host: &str, ask: &Ask) -> Result<Answer> {
+        let seat = self.transport.seat(host).await;
+        let mut answer = self.transport.send(ask).await?;
+        answer.seat = seat;
+        Ok(answer)
+    }
+
     /// One request, authorized where the upstream asks for it.
     async fn request(&self, access: &Access, mut ask: Ask) -> Result<Answer> {
         let seat = self.transport.seat(&access.host).await;

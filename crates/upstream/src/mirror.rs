@@ -19,13 +19,15 @@ pub(crate) struct Endpoint {
     pub(crate) probe: bool,
     /// A mirror whose word about tags counts when the origin cannot be reached.
     pub(crate) is_trusted: bool,
+    /// Whether something is to be put there.
+    pushes: bool,
 }
 
 impl Endpoint {
     fn mirror(address: &Url, is_trusted: bool) -> Self {
         let path = address.path().trim_matches('/');
         let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
-        Self { base: address.clone(), prefix, probe: false, is_trusted }
+        Self { base: address.clone(), prefix, probe: false, is_trusted, pushes: false }
     }
 
     /// `/v2/NAME/WHAT/REFERENCE` here.
@@ -45,7 +47,7 @@ impl Endpoint {
 
     pub(crate) fn access(&self, name: Option<&str>) -> Access {
         let name = name.map(|name| format!("{}{name}", self.registry_prefix()));
-        Access { host: host_of(&self.base), name }
+        Access { host: host_of(&self.base), name, pushes: self.pushes }
     }
 
     /// Some write a mirror as containerd's `override_path` wants it, with the API's root.
@@ -74,8 +76,13 @@ pub(crate) fn of_repository(transport: &Transport, repository: &Repository) -> R
     // The one host whose API is at another name.
     let dialled = if repository.host == "docker.io" { "registry-1.docker.io" } else { &repository.host };
     let base = Url::parse(&format!("https://{dialled}/")).map_err(|error| unusable(&error.to_string()))?;
-    let origin = Endpoint { base, prefix: String::new(), probe: true, is_trusted: false };
+    let origin = Endpoint { base, prefix: String::new(), probe: true, is_trusted: false, pushes: false };
     Ok(Places { mirrors: mirrors(transport.upstream(&repository.host)), origin })
+}
+
+/// Where things are put: the registry itself, and none of its mirrors.
+pub(crate) fn to_push(transport: &Transport, repository: &Repository) -> Result<Endpoint> {
+    Ok(Endpoint { pushes: true, ..of_repository(transport, repository)?.origin })
 }
 
 /// The URLs of a file, the origin's last.

@@ -24,7 +24,7 @@ const REFERRERS: usize = 10_000;
 
 /// What a manifest is asked for by.
 #[derive(Clone, Copy)]
-enum Target<'a> {
+pub(crate) enum Target<'a> {
     Tag(&'a str),
     Digest(&'a Digest),
 }
@@ -173,7 +173,7 @@ async fn with_word_of<T, F: Future<Output = Result<T>>>(
 }
 
 /// Digest and media type: by HEAD (rate limits count GETs), or by GET where a HEAD does not tell both.
-async fn settle(
+pub(crate) async fn settle(
     inner: &Inner,
     endpoint: &Endpoint,
     name: &str,
@@ -212,7 +212,13 @@ async fn head(inner: &Inner, endpoint: &Endpoint, name: &str, target: Target<'_>
     }
 }
 
-async fn get(inner: &Inner, endpoint: &Endpoint, name: &str, target: Target<'_>, attempts: u32) -> Result<Fetched> {
+pub(crate) async fn get(
+    inner: &Inner,
+    endpoint: &Endpoint,
+    name: &str,
+    target: Target<'_>,
+    attempts: u32,
+) -> Result<Fetched> {
     retried(attempts, async || {
         let answer = ask(inner, endpoint, name, target, Method::GET).await?;
         if answer.status() != StatusCode::OK {
@@ -256,12 +262,12 @@ async fn ask(inner: &Inner, endpoint: &Endpoint, name: &str, target: Target<'_>,
     inner.request(&endpoint.access(Some(name)), ask).await
 }
 
-fn said_digest(headers: &HeaderMap) -> Option<Digest> {
+pub(crate) fn said_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get(DIGEST_HEADER)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// The referrers that one endpoint knows of.
-async fn listed(
+pub(crate) async fn listed(
     inner: &Inner,
     endpoint: &Endpoint,
     repository: &Repository,
@@ -325,6 +331,12 @@ async fn one_page(answer: Answer, host: &str) -> Result<Option<(Vec<Descriptor>,
 }
 
 /// The fallback tag (distribution spec, "Referrers Tag Schema"): `sha256-<hex>`, cut where a tag must end.
+pub(crate) fn fallback_tag(subject: &Digest) -> String {
+    let hex: String = subject.hex().chars().take(64).collect();
+    format!("{}-{hex}", subject.algorithm().as_str())
+}
+
+/// The referrers that the fallback tag lists.
 async fn by_tag(
     inner: &Inner,
     endpoint: &Endpoint,
@@ -332,8 +344,7 @@ async fn by_tag(
     subject: &Digest,
     attempts: u32,
 ) -> Result<Vec<Descriptor>> {
-    let hex: String = subject.hex().chars().take(64).collect();
-    let tag = format!("{}-{hex}", subject.algorithm().as_str());
+    let tag = fallback_tag(subject);
     let fetched = match settle(inner, endpoint, &repository.name, Target::Tag(&tag), attempts).await {
         Ok((digest, _)) => get(inner, endpoint, &repository.name, Target::Digest(&digest), attempts).await?,
         Err(Error::NotFound { .. }) => return Ok(Vec::new()),

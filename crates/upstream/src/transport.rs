@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use artifact::{Digest, normalise_host};
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use url::Url;
 
+use crate::body::Body;
 use crate::error::{Error, Result, Unreachable, shown};
 use crate::resolver::{Resolver, Unresolved};
 use crate::retry::wait_of;
@@ -51,15 +53,24 @@ pub(crate) struct Ask {
     pub(crate) headers: HeaderMap,
     /// For the URL's own origin only: a redirect elsewhere does not carry it.
     pub(crate) authorization: Option<HeaderValue>,
-    /// A form, for POST.
-    pub(crate) form: Option<String>,
+    pub(crate) body: Body,
+    /// How long nothing may move before it is given up.
+    pub(crate) silence: Duration,
     /// The scheme was not said by the user, so plain HTTP may be tried where the host may speak it.
     pub(crate) probe: bool,
 }
 
 impl Ask {
     pub(crate) fn new(method: Method, url: Url) -> Self {
-        Self { method, url, headers: HeaderMap::new(), authorization: None, form: None, probe: false }
+        Self {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            authorization: None,
+            body: Body::Nothing,
+            silence: IDLE_TIMEOUT,
+            probe: false,
+        }
     }
 }
 
@@ -136,29 +147,35 @@ impl Transport {
             let Some(location) = redirect(&response) else {
                 return Ok(Answer { response, url, same_origin, seat: None });
             };
-            let refused = |to: String, why| Error::Redirect { url: shown(&ask.url), to, why };
-            let mut next =
-                url.join(location).map_err(|_| refused(location.chars().take(200).collect(), "not a URL"))?;
-            if ask.form.is_some() {
-                return Err(refused(shown(&next), "a form with credentials goes nowhere else"));
+            let next = self.next(&url, location)?;
+            if matches!(ask.body, Body::Form(_)) {
+                let why = "a form with credentials goes nowhere else";
+                return Err(Error::Redirect { url: shown(&ask.url), to: shown(&next), why });
             }
-            if !matches!(next.scheme(), "http" | "https") || !next.has_host() {
-                return Err(refused(next.scheme().to_owned(), "neither http nor https"));
-            }
-            if url.scheme() == "https" && next.scheme() == "http" && !self.may_be_plain(&next) {
-                return Err(refused(shown(&next), "it leaves HTTPS for plain HTTP"));
-            }
-            // User and password in a URL are the ones that our user wrote, for that origin.
-            let stays = next.origin() == url.origin();
-            let _ = next.set_username(if stays { url.username() } else { "" });
-            let _ = next.set_password(url.password().filter(|_| stays));
-            if !stays {
+            if next.origin() != url.origin() {
                 authorization = None;
                 same_origin = false;
             }
             url = next;
         }
         Err(Error::Redirect { url: shown(&ask.url), to: shown(&url), why: "too many redirects" })
+    }
+
+    /// Where an answer of `url` points with its `Location`, if that may be followed.
+    pub(crate) fn next(&self, url: &Url, location: &str) -> Result<Url> {
+        let refused = |to: String, why| Error::Redirect { url: shown(url), to, why };
+        let mut next = url.join(location).map_err(|_| refused(location.chars().take(200).collect(), "not a URL"))?;
+        if !matches!(next.scheme(), "http" | "https") || !next.has_host() {
+            return Err(refused(next.scheme().to_owned(), "neither http nor https"));
+        }
+        if url.scheme() == "https" && next.scheme() == "http" && !self.may_be_plain(&next) {
+            return Err(refused(shown(&next), "it leaves HTTPS for plain HTTP"));
+        }
+        // User and password in a URL are the ones that our user wrote, for that origin.
+        let stays = next.origin() == url.origin();
+        let _ = next.set_username(if stays { url.username() } else { "" });
+        let _ = next.set_password(url.password().filter(|_| stays));
+        Ok(next)
     }
 
     async fn dial(
@@ -205,11 +222,29 @@ impl Transport {
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        if let Some(form) = &ask.form {
-            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
-        }
+        request = match &ask.body {
+            Body::Nothing => request,
+            Body::Form(form) => request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone()),
+            Body::Bytes(bytes) => request.header(CONTENT_LENGTH, bytes.len()).body(bytes.clone()),
+            Body::File(piece) => {
+                let body = reqwest::Body::wrap_stream(piece.stream());
+                request.header(CONTENT_LENGTH, piece.len()).body(body)
+            }
+        };
         tracing::debug!(method = %ask.method, url = %shown(url), "asking upstream");
-        let response = request.send().await.map_err(|error| unreachable(url, error))?;
+        let mut sending = std::pin::pin!(request.send());
+        let response = loop {
+            // The library's own limit would count the time that a body takes on its way up.
+            let moved = ask.body.moved();
+            match timeout(ask.silence, &mut sending).await {
+                Ok(answer) => break answer.map_err(|error| unreachable(url, error))?,
+                Err(_) if ask.body.moved() != moved => {}
+                Err(_) => {
+                    let reason = Unreachable::Timeout;
+                    return Err(Error::Unreachable { url: shown(url), host: host_of(url), reason, library: None });
+                }
+            }
+        };
         tracing::debug!(status = response.status().as_u16(), url = %shown(url), "upstream answered");
         Ok(response)
     }
@@ -249,32 +284,55 @@ impl Answer {
 
     /// The next bytes; `received` and `expected` are for the error.
     pub(crate) async fn chunk(&mut self, received: u64, expected: Option<u64>) -> Result<Option<Bytes>> {
-        self.response.chunk().await.map_err(|error| {
+        let cut = |url: &Url| Error::Cut { url: shown(url), received, expected };
+        let chunk = timeout(IDLE_TIMEOUT, self.response.chunk()).await.map_err(|_| cut(&self.url))?;
+        chunk.map_err(|error| {
             tracing::debug!(url = %shown(&self.url), error = %error.without_url(), "body broke off");
-            Error::Cut { url: shown(&self.url), received, expected }
+            cut(&self.url)
         })
     }
 
     /// The error that this answer is, its status being none of those that were hoped for.
     pub(crate) async fn into_error(mut self, host: &str) -> Error {
-        let (status, url) = (self.status(), shown(&self.url));
-        let retry_after = self.headers().get(RETRY_AFTER).and_then(wait_of);
+        let body = self.first_bytes().await;
+        self.error(host, &body)
+    }
+
+    /// The same for what was to be put there: a status that says no to it is the registry's answer.
+    pub(crate) async fn into_refusal(mut self, host: &str) -> Error {
+        let body = self.first_bytes().await;
+        let is_page = page::is_page(&body);
+        match self.status().as_u16() {
+            code @ (400 | 404..=407 | 409..=428) if !is_page => {
+                Error::Refused { url: shown(&self.url), code, detail: excerpt(&body) }
+            }
+            _ => self.error(host, &body),
+        }
+    }
+
+    async fn first_bytes(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         while body.len() < EXCERPT {
-            let Ok(Some(chunk)) = self.response.chunk().await else { break };
+            let Ok(Some(chunk)) = self.chunk(0, None).await else { break };
             body.extend(chunk.iter().take(EXCERPT - body.len()));
         }
+        body
+    }
+
+    fn error(&self, host: &str, body: &[u8]) -> Error {
+        let (status, url) = (self.status(), shown(&self.url));
+        let retry_after = self.headers().get(RETRY_AFTER).and_then(wait_of);
         match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound { url },
             // Neither registries nor stores of objects write HTML; filters do. Web servers repeat the status in theirs.
-            StatusCode::FORBIDDEN if page::is_page(&body) && !page::words(&body).starts_with("403") => {
-                Error::BlockPage { url, words: page::words(&body) }
+            StatusCode::FORBIDDEN if page::is_page(body) && !page::words(body).starts_with("403") => {
+                Error::BlockPage { url, words: page::words(body) }
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Error::Unauthorized { url, host: host.to_owned(), detail: excerpt(&body) }
+                Error::Unauthorized { url, host: host.to_owned(), detail: excerpt(body) }
             }
             StatusCode::TOO_MANY_REQUESTS => Error::RateLimited { url, retry_after },
-            _ => Error::Status { url, code: status.as_u16(), body: excerpt(&body), retry_after },
+            _ => Error::Status { url, code: status.as_u16(), body: excerpt(body), retry_after },
         }
     }
 }
@@ -328,7 +386,6 @@ fn client(
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("naru/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(timeout)
-        .read_timeout(IDLE_TIMEOUT)
         .no_proxy();
     // This machine itself is never behind a proxy. `*.example.com` is how many write `.example.com`.
     let direct = surroundings.no_proxy.as_deref().unwrap_or_default().split(',').map(|entry| {

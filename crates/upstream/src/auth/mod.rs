@@ -31,6 +31,8 @@ pub(crate) struct Access {
     pub(crate) host: String,
     /// The repository's name there; none for files, which docker's credentials are not meant for.
     pub(crate) name: Option<String>,
+    /// Whether something is to be put there.
+    pub(crate) pushes: bool,
 }
 
 type Slot = Arc<AsyncMutex<Option<Held>>>;
@@ -123,8 +125,10 @@ impl Authority {
         if credential.is_some() && !transport.is_confidential(&realm) {
             return Err(refuse_plain(&realm, access));
         }
-        let own = access.name.as_ref().map(|name| format!("repository:{name}:pull"));
-        let scope = scope.as_deref().or(own.as_deref());
+        let actions = if access.pushes { "pull,push" } else { "pull" };
+        let own = access.name.as_ref().map(|name| format!("repository:{name}:{actions}"));
+        // Whoever looks first what is there would be challenged for that alone.
+        let scope = scope.as_deref().filter(|scope| !access.pushes || scope.contains("push")).or(own.as_deref());
         let wanted = Wanted { host: &access.host, realm, service: service.as_deref(), scope };
         token::fetch(transport, &wanted, credential.as_ref()).await.map(Some)
     }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::credentials::Credential;
+use crate::body::Body;
 use crate::error::{Error, Result, shown};
 use crate::page;
 use crate::retry::{ATTEMPTS, retried};
@@ -56,7 +57,7 @@ pub(super) async fn fetch(transport: &Transport, wanted: &Wanted<'_>, credential
             let mut form = url::form_urlencoded::Serializer::new(String::new());
             form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", token).extend_pairs(fields);
             ask.method = Method::POST;
-            ask.form = Some(form.finish());
+            ask.body = Body::Form(form.finish());
         }
         Some(Credential::Password { username, .. }) => {
             ask.url.query_pairs_mut().extend_pairs(fields).append_pair("account", username);

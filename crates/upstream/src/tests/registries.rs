@@ -212,7 +212,7 @@ async fn requests_at_a_time() {
     let host = server.host();
     let client = super::client([(host.clone(), crate::Upstream { concurrency: Some(1), ..Default::default() })]);
     let (transport, url) = (&client.inner.transport, super::url(&server.url("/v2/library/app/manifests/1")));
-    let access = crate::Access { host: host.clone(), name: None };
+    let access = crate::Access { host: host.clone(), name: None, pushes: false };
     let answer = client.inner.request(&access, crate::Ask::new(http::Method::GET, url)).await.unwrap();
     assert!(transport.seat(&host).now_or_never().is_none(), "taken until the body is read");
     answer.body(1000, None).await.unwrap();
