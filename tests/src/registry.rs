@@ -21,6 +21,7 @@ const EVERY_TYPE: [&str; 4] = [
 /// One docker-registry on loopback.
 #[derive(Debug)]
 pub struct Registry {
+    address: String,
     port: u16,
     #[expect(dead_code, reason = "it runs until it is dropped")]
     daemon: Daemon,
@@ -32,25 +33,35 @@ impl Registry {
     /// # Errors
     /// With its log, when it does not come up.
     pub fn start(folder: &Folder, name: &str) -> Result<Self> {
+        Self::with(folder, name, "127.0.0.1", "", "")
+    }
+
+    /// The same at another address, and with more in its sections `http` (in braces already) and `storage`, or of its
+    /// own after that.
+    ///
+    /// # Errors
+    /// With its log, when it does not come up.
+    pub fn with(folder: &Folder, name: &str, address: &str, http: &str, more: &str) -> Result<Self> {
         let port = free_port()?;
         let root = folder.make(name)?;
         let configuration = format!(
             "version: 0.1\nlog: {{ level: warn, accesslog: {{ disabled: true }} }}\n\
              storage: {{ filesystem: {{ rootdirectory: {root} }}, delete: {{ enabled: true }} }}\n\
-             http: {{ addr: '127.0.0.1:{port}', relativeurls: true }}\n",
+             http: {{ addr: '{address}:{port}', relativeurls: true{http} }}\n{more}",
             root = root.display(),
         );
         let configuration = folder.write(format!("{name}.yml"), configuration)?;
         let mut command = Command::new(find("docker-registry").context("docker-registry is not here")?);
         command.arg("serve").arg(configuration);
         let mut daemon = Daemon::start(&mut command, &folder.join(format!("{name}.log")))?;
-        daemon.wait_for("docker-registry", |_| http::get(&format!("http://127.0.0.1:{port}/v2/")).ok())?;
-        Ok(Self { port, daemon })
+        // Of one that speaks TLS any answer will do.
+        daemon.wait_for("docker-registry", |_| http::get(&format!("http://{address}:{port}/v2/")).ok())?;
+        Ok(Self { address: address.to_owned(), port, daemon })
     }
 
     /// Its address, which is its name as an upstream: `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.address, self.port)
     }
 
     /// Puts an image there, under a tag.

@@ -170,12 +170,11 @@ impl Client {
         push::blob(&self.inner, repository, digest, bytes, from).await
     }
 
-    /// Puts a manifest there, under a tag or its digest; what it points at has to be there. Answers whether the registry
-    /// lists it among the referrers of its subject, when it has one.
+    /// Puts a manifest there, under a tag or its digest; what it points at has to be there.
     ///
     /// # Errors
     /// [`Error::Refused`] when the registry does not take it, as some do with an index whose children are not all there.
-    pub async fn push_manifest(&self, repository: &Repository, name: &str, manifest: &Fetched) -> Result<bool> {
+    pub async fn push_manifest(&self, repository: &Repository, name: &str, manifest: &Fetched) -> Result<()> {
         push::manifest(&self.inner, repository, name, manifest).await
     }
 

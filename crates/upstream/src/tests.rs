@@ -3,6 +3,7 @@
 mod authorization;
 mod files;
 mod mirrors;
+mod pushes;
 mod registries;
 mod server;
 mod tls;

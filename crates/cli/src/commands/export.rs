@@ -83,19 +83,29 @@ async fn taken(from: &[PathBuf], order: Order, file: File, context: &Context, vo
     if from.is_empty() {
         return by_who_holds_it(Work::Export(order), vec![file], context, voice).await;
     }
+    let folder = order.output.parent().filter(|folder| folder.is_dir()).map(Path::to_owned);
+    let folder = folder.unwrap_or_else(std::env::temp_dir);
+    from_bundle(from, &folder, voice, async |store| carry_out(store, &order, vec![file], voice).await).await
+}
+
+/// Loads a bundle into a store of its own, below `folder`, for as long as the work takes.
+pub(super) async fn from_bundle(
+    from: &[PathBuf],
+    folder: &Path,
+    voice: &Speaker,
+    work: impl AsyncFnOnce(&Store) -> anyhow::Result<Exit>,
+) -> anyhow::Result<Exit> {
     let paths = bundle::volumes_below(from)?;
     let open = |path: PathBuf| File::open(&path).with_context(|| path.display().to_string()).map(|file| (path, file));
     let volumes = paths.into_iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
-    let folder = order.output.parent().filter(|folder| folder.is_dir()).map(Path::to_owned);
-    let folder = folder.unwrap_or_else(std::env::temp_dir);
-    let folder = tempfile::Builder::new().prefix(".naru-export-").tempdir_in(&folder).context("a store for a while")?;
+    let folder = tempfile::Builder::new().prefix(".naru-export-").tempdir_in(folder).context("a store for a while")?;
     let store = Store::open(folder.path()).await?;
     let options = LoadOptions { by: voice.by(), ..LoadOptions::default() };
-    let exported = async {
+    let done = async {
         bundle::load(&store, volumes, &options, Arc::clone(voice) as Arc<dyn Progress>).await?;
-        carry_out(&store, &order, vec![file], voice).await
+        work(&store).await
     };
-    let exit = exported.await;
+    let exit = done.await;
     store.close().await;
     exit
 }

@@ -16,6 +16,7 @@ mod lock;
 mod ls;
 mod pack;
 mod pull;
+mod push;
 mod quickstart;
 mod report;
 mod restore;
@@ -103,6 +104,8 @@ pub(crate) enum Command {
     Load(load::Request),
     /// Writes images into an archive that containerd, docker, podman and skopeo load
     Export(export::Request),
+    /// Puts images into a registry that is already there
+    Push(push::Request),
     /// Makes, trusts and lists keys
     #[command(subcommand)]
     Key(key::Request),
@@ -170,6 +173,7 @@ pub(crate) enum Work {
     Pack(pack::Order),
     Load(load::Order),
     Export(export::Order),
+    Push(Box<push::Order>),
     Key(key::Command),
     Token(token::Request),
 }
@@ -183,6 +187,7 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Pack(request) => (pack::order(&request, context)?, Vec::new()),
         Command::Load(request) => load::order(&request)?,
         Command::Export(request) => return export::run(request, context, voice).await,
+        Command::Push(request) => return push::run(request, context, voice).await,
         Command::Key(request) => match key::prepare(request, voice)? {
             Some((command, files)) => (Work::Key(command), files),
             None => return Ok(Exit::Done),
@@ -209,7 +214,7 @@ async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice:
     loop {
         // What looks at a store, or takes something out of it, makes none.
         let opened = match work {
-            Work::InStore(_) | Work::Export(_) => Store::open_existing(&folder).await,
+            Work::InStore(_) | Work::Export(_) | Work::Push(_) => Store::open_existing(&folder).await,
             _ => Store::open(&folder).await,
         };
         let held = match opened {
@@ -238,6 +243,7 @@ async fn carry_out(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker
         Work::Pack(order) => pack::run(store, order, voice).await,
         Work::Load(order) => load::run(store, order, files, voice).await,
         Work::Export(order) => export::carry_out(store, order, files, voice).await,
+        Work::Push(order) => push::carry_out(store, order, voice).await,
         Work::Key(command) => key::run(store, command, files, voice).await,
         Work::Token(request) => token::run(store, request, voice).await,
         Work::Setup(order) => setup::of_own(store, order, voice).await,

@@ -16,6 +16,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use merge::merge;
+pub use podman::spelling;
 pub use site::{Address, Site};
 pub use version::Version;
 

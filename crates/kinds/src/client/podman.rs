@@ -40,7 +40,7 @@ fn registries(site: &Site) -> String {
 
 /// How a host is written as part of a path. A colon cannot stand there, so a port is written `host_port`
 /// (not containerd's `host_port_`: no part of a reference may end in `_`).
-fn spelling(host: &str) -> String {
+pub fn spelling(host: &str) -> String {
     host.replace(':', "_")
 }
 
