@@ -102,5 +102,7 @@ fn futures_move_between_threads(client: &Client, reference: &Reference, url: &Ur
     is_send(client.head(url));
     is_send(client.document(url, 1));
     is_send(client.file(url, None, &mut sink));
+    is_send(client.standing(&repository, "x"));
+    is_send(client.standing_referrers(&repository, &blob.digest));
     is_send(client.pinned_file(url, None, &blob.digest, &mut sink));
 }

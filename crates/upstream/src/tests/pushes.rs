@@ -105,7 +105,8 @@ async fn a_broken_upload_goes_on_where_the_registry_says() {
     // What was sent twice is told once.
     assert_eq!(told.load(Ordering::Relaxed), LARGE);
     let seen = server.seen();
-    let ranges: Vec<_> = seen.iter().filter(|one| one.method == "PATCH").map(|one| one.header("content-range")).collect();
+    let ranges: Vec<_> =
+        seen.iter().filter(|one| one.method == "PATCH").map(|one| one.header("content-range")).collect();
     assert_eq!(ranges, [None, Some(format!("{}-{}", LARGE / 2, LARGE - 1).as_str())]);
     assert!(seen.iter().any(|one| one.method == "GET"), "the registry was not asked");
 }
