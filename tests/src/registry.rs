@@ -33,20 +33,31 @@ impl Registry {
     /// # Errors
     /// With its log, when it does not come up.
     pub fn start(folder: &Folder, name: &str) -> Result<Self> {
-        Self::with(folder, name, "127.0.0.1", "", "")
+        Self::configured(folder, name, "127.0.0.1", "", "", "")
     }
 
-    /// The same at another address, and with more in its sections `http` (in braces already) and `storage`, or of its
-    /// own after that.
+    /// One that takes nothing.
     ///
     /// # Errors
-    /// With its log, when it does not come up.
+    /// As [`Registry::start`].
+    pub fn read_only(folder: &Folder, name: &str) -> Result<Self> {
+        Self::configured(folder, name, "127.0.0.1", ", maintenance: { readonly: { enabled: true } }", "", "")
+    }
+
+    /// One at another address, with more in its section `http`, and with sections of its own after that.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
     pub fn with(folder: &Folder, name: &str, address: &str, http: &str, more: &str) -> Result<Self> {
+        Self::configured(folder, name, address, "", http, more)
+    }
+
+    fn configured(folder: &Folder, name: &str, address: &str, storage: &str, http: &str, more: &str) -> Result<Self> {
         let port = free_port()?;
         let root = folder.make(name)?;
         let configuration = format!(
             "version: 0.1\nlog: {{ level: warn, accesslog: {{ disabled: true }} }}\n\
-             storage: {{ filesystem: {{ rootdirectory: {root} }}, delete: {{ enabled: true }} }}\n\
+             storage: {{ filesystem: {{ rootdirectory: {root} }}, delete: {{ enabled: true }}{storage} }}\n\
              http: {{ addr: '{address}:{port}', relativeurls: true{http} }}\n{more}",
             root = root.display(),
         );

@@ -20,7 +20,7 @@ fn seed(own: u64) -> Random {
     Random::new(given("NARU_SEED").unwrap_or(20_241_121).wrapping_add(own))
 }
 
-/// How often each verb is killed: 32 times all in all.
+/// How often each verb is killed: 40 times all in all.
 fn kills() -> u64 {
     given("NARU_KILLS").unwrap_or(8)
 }
@@ -89,6 +89,29 @@ fn pull_pack_and_load_survive() {
         let serving = inside.serve(&[])?;
         serving.holds(&format!("{host}/library/large"), &images[0])?;
         serving.holds(&format!("{host}/library/app"), &images[1])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn push_survives() {
+    journey("push_survives", NEEDS, |folder| {
+        let mut random = seed(3);
+        let upstream = Registry::start(folder, "one")?;
+        let images = prepare(folder, &upstream, 240 << 20, 400)?;
+        let naru = Naru::new(folder, "naru")?;
+        naru.list(&list(&upstream.host()))?;
+        naru.ok(["pull"])?;
+        let registry = Registry::start(folder, "target")?;
+        let target = registry.host();
+        let push = ["push".as_ref(), "--flat".as_ref(), "--to".as_ref(), OsStr::new(&target)];
+        let killed = kill_often(&naru, folder, &push, 1000, &mut random)?;
+        eprintln!("killed {killed} of {} while they ran", kills());
+        naru.ok(push)?;
+        for (name, image) in ["library/large", "library/app"].into_iter().zip(&images) {
+            let there = registry.read(name, "1")?;
+            ensure!(there.digest() == image.digest() && there.blobs.len() == image.blobs.len(), "{name} is another");
+        }
         Ok(())
     });
 }

@@ -4,6 +4,7 @@
 //! repositories share is sent to the first and mounted into the second. What refers to an image follows it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
@@ -127,7 +128,7 @@ fn failed(failures: BTreeMap<String, anyhow::Error>, total: usize) -> anyhow::Re
     let mut hint = None;
     for (name, error) in &failures {
         if let Some(report) = Report::of(error) {
-            text.push_str(&format!("\n  {name}: {}", report.line));
+            let _ = write!(text, "\n  {name}: {}", report.line);
             hint = hint.or(report.hint);
         }
     }
