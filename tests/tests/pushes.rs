@@ -1,5 +1,8 @@
 //! `naru push`: into Debian's docker-registry and into another Naru.
 
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
@@ -22,7 +25,7 @@ fn store(folder: &Folder, images: &[(&str, &str, &Image, &str)]) -> Result<(Naru
         let upstream = Registry::start(folder, &format!("upstream-{index}"))?;
         upstream.push(repository, tag, image)?;
         let host = upstream.host();
-        list += &format!("- {{ image: '{host}/{repository}:{tag}', platforms: [{platforms}] }}\n");
+        writeln!(list, "- {{ image: '{host}/{repository}:{tag}', platforms: [{platforms}] }}")?;
         hosts.push(host);
         naru.list(&list)?;
         naru.ok(["pull"]).or_else(|_| naru.ok(["lock"]).and_then(|_| naru.ok(["pull"])))?;
