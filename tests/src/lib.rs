@@ -22,6 +22,7 @@ mod podman;
 mod process;
 mod random;
 mod registry;
+mod replay;
 
 pub use containerd::{Containerd, Mirror};
 pub use dockerd::Dockerd;
@@ -35,3 +36,4 @@ pub use podman::Podman;
 pub use process::{Daemon, Outcome, find, free_port, run, wait_until};
 pub use random::Random;
 pub use registry::Registry;
+pub use replay::{Disk, Recording};

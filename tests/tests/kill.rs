@@ -1,6 +1,6 @@
 //! `kill -9` at random instants, then again: it finishes, loses nothing, and fsck finds nothing wrong.
 //!
-//! The instants come from fixed seeds; `make soak` gives others by `NARU_SEED`.
+//! The instants come from fixed seeds; `make soak` gives others by `NARU_SEED`, and more of them by `NARU_KILLS`.
 
 use std::ffi::OsStr;
 use std::thread::sleep;
@@ -11,17 +11,24 @@ use journeys::image::{Family, Image, application, large};
 use journeys::{Daemon, Fault, Faulty, Folder, Naru, Need, Random, Registry, http, journey};
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("busybox")];
-const KILLS: u64 = 8;
+
+fn given(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
 
 fn seed(own: u64) -> Random {
-    let given = std::env::var("NARU_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
-    Random::new(given.unwrap_or(20_241_121).wrapping_add(own))
+    Random::new(given("NARU_SEED").unwrap_or(20_241_121).wrapping_add(own))
+}
+
+/// How often each verb is killed: 32 times all in all.
+fn kills() -> u64 {
+    given("NARU_KILLS").unwrap_or(8)
 }
 
 /// Begins a command and kills it after each of a few random times; how often it was still running then.
 fn kill_often(naru: &Naru, folder: &Folder, arguments: &[&OsStr], within: u64, random: &mut Random) -> Result<u64> {
     let mut killed = 0;
-    for _ in 0..KILLS {
+    for _ in 0..kills() {
         let mut process = Daemon::start(&mut naru.command(arguments), &folder.join("killed.log"))?;
         sleep(Duration::from_millis(random.below(within)));
         if process.ended()?.is_none() {
@@ -34,9 +41,9 @@ fn kill_often(naru: &Naru, folder: &Folder, arguments: &[&OsStr], within: u64, r
     Ok(killed)
 }
 
-/// An image of several megabytes, and a small one.
-fn prepare(folder: &Folder, registry: &Registry, seed: u64) -> Result<[Image; 2]> {
-    let layers = [large(folder, 40 << 20, seed)?, large(folder, 20 << 20, seed + 1)?];
+/// An image of so many bytes, and a small one.
+fn prepare(folder: &Folder, registry: &Registry, size: u64, seed: u64) -> Result<[Image; 2]> {
+    let layers = [large(folder, size / 3 * 2, seed)?, large(folder, size / 3, seed + 1)?];
     let images = [Image::single(Family::Oci, "linux/amd64", &layers), application(folder, "killed")?];
     registry.push("library/large", "1", &images[0])?;
     registry.push("library/app", "1", &images[1])?;
@@ -54,27 +61,27 @@ fn pull_pack_and_load_survive() {
     journey("pull_pack_and_load_survive", NEEDS, |folder| {
         let mut random = seed(1);
         let registry = Registry::start(folder, "one")?;
-        let images = prepare(folder, &registry, 100)?;
+        let images = prepare(folder, &registry, 1 << 30, 100)?;
         // Slow enough that there is something to kill.
-        let slow = Faulty::before(&registry.host(), |_| Fault::Slow(50_000))?;
+        let slow = Faulty::before(&registry.host(), |_| Fault::Slow(400_000))?;
         let host = slow.host();
         let outside = Naru::new(folder, "outside")?;
         outside.list(&list(&host))?;
         outside.ok(["lock"])?;
-        let mut killed = kill_often(&outside, folder, &["pull".as_ref()], 800, &mut random)?;
+        let mut killed = kill_often(&outside, folder, &["pull".as_ref()], 3000, &mut random)?;
         outside.ok(["pull"])?;
         outside.ok(["fsck"])?;
 
         let bundle = folder.join("bundle");
-        let pack = ["pack".as_ref(), "-o".as_ref(), bundle.as_os_str(), "--volume-size".as_ref(), "30MiB".as_ref()];
-        killed += kill_often(&outside, folder, &pack, 300, &mut random)?;
+        let pack = ["pack".as_ref(), "-o".as_ref(), bundle.as_os_str(), "--volume-size".as_ref(), "300MiB".as_ref()];
+        killed += kill_often(&outside, folder, &pack, 2000, &mut random)?;
         outside.ok(pack)?;
         outside.ok(["verify".as_ref(), bundle.as_os_str()])?;
 
         let inside = Naru::new(folder, "inside")?;
-        killed += kill_often(&inside, folder, &["load".as_ref(), bundle.as_os_str()], 300, &mut random)?;
+        killed += kill_often(&inside, folder, &["load".as_ref(), bundle.as_os_str()], 2500, &mut random)?;
         inside.load(&bundle)?;
-        eprintln!("killed {killed} of {} while they ran", 3 * KILLS);
+        eprintln!("killed {killed} of {} while they ran", 3 * kills());
         ensure!(killed > 0, "nothing was ever killed in the middle");
 
         let serving = inside.serve(&[])?;
@@ -89,18 +96,18 @@ fn serve_survives_and_what_it_acknowledged_stays() {
     journey("serve_survives_and_what_it_acknowledged_stays", NEEDS, |folder| {
         let mut random = seed(2);
         let registry = Registry::start(folder, "one")?;
-        let images = prepare(folder, &registry, 200)?;
+        let images = prepare(folder, &registry, 120 << 20, 200)?;
         let outside = Naru::new(folder, "outside")?;
         outside.list(&list(&registry.host()))?;
         let bundle = folder.join("bundle");
         outside.pack(&bundle, &[])?;
         let inside = Naru::new(folder, "inside")?;
-        for round in 0..KILLS {
+        for round in 0..kills() {
             let mut serving = inside.serve(&[])?;
             // A load through the server, cut down with it at some instant.
             let mut load =
                 Daemon::start(&mut inside.command([OsStr::new("load"), bundle.as_os_str()]), &folder.join("load.log"))?;
-            sleep(Duration::from_millis(random.below(200)));
+            sleep(Duration::from_millis(random.below(400)));
             serving.daemon.kill()?;
             // Without its server it ends, well or badly, but it ends.
             let acknowledged = load.wait()?.success();
@@ -123,7 +130,7 @@ fn serve_survives_and_what_it_acknowledged_stays() {
 fn a_load_is_visible_at_once_while_serving() {
     journey("a_load_is_visible_at_once_while_serving", NEEDS, |folder| {
         let registry = Registry::start(folder, "one")?;
-        let [large, application] = prepare(folder, &registry, 300)?;
+        let [large, application] = prepare(folder, &registry, 60 << 20, 300)?;
         let outside = Naru::new(folder, "outside")?;
         outside.list(&list(&registry.host()))?;
         let bundle = folder.join("bundle");

@@ -252,7 +252,10 @@ impl Error {
             Self::NotThere { .. } => "run `naru pull` first".to_owned(),
             Self::Occupied { .. } => "name an empty folder, or remove the old volumes".to_owned(),
             Self::VolumeSize { .. } => "use a larger --volume-size; 10MiB is the least".to_owned(),
-            Self::NoSpace { .. } => "make room there, or use several media with --volume-size and --only".to_owned(),
+            Self::NoSpace { .. } => {
+                "make room there; a store can lie elsewhere (--store), and a bundle on several media (--volume-size, --only)"
+                    .to_owned()
+            }
             Self::Key { .. } => "a key is what `naru key new` wrote, or minisign (without a password)".to_owned(),
             Self::StoreDamaged { .. } => {
                 "`naru fsck` tells what is wrong; `naru pull` fetches it again once `naru rm` has dropped it".to_owned()

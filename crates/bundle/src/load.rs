@@ -10,7 +10,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use artifact::{Digest, Kind, Manifest, Progress};
+use artifact::{Digest, Kind, Manifest, Progress, Repository};
 use serde::{Deserialize, Serialize};
 use store::{Applied, Cause, Change, NewBlob, Store};
 
@@ -19,7 +19,7 @@ use crate::together::Together;
 use crate::tree::Tree;
 use crate::verify::{Documents, documents, manifest_bytes, shown, some};
 use crate::volume::Volume;
-use crate::{As, Error, Plan, Result, key, plan, volume_name, words};
+use crate::{As, Error, Names, Plan, Result, key, plan, volume_name, words};
 
 /// How a bundle is to be loaded.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +62,8 @@ pub struct Loaded {
     pub entries: u64,
     /// What changed.
     pub applied: Applied,
+    /// The names of its entries, as far as its trees are known.
+    pub names: Names,
     /// What is damaged, each in words.
     pub damage: Vec<String>,
     /// Still missing, when something is.
@@ -292,7 +294,12 @@ impl Loading<'_> {
     /// Makes visible what is whole, and says what is not.
     async fn entries(&self, volumes: &Arc<Vec<Volume>>, documents: Documents, loaded: &mut Loaded) -> Result<()> {
         let Documents { plan, trees } = documents;
-        let cause = Cause { action: "load".to_owned(), subject: self.id.hex(), by: self.options.by.clone() };
+        // Who answers for what changed: the one who loads, and the one who signed.
+        let by = match &loaded.trusted {
+            Some(name) => format!("{}, signed by {} ({name})", self.options.by, loaded.fingerprint),
+            None => format!("{}, signed by {} (no key is trusted)", self.options.by, loaded.fingerprint),
+        };
+        let cause = Cause { action: "load".to_owned(), subject: self.id.hex(), by };
         let mut visible = Change::because(cause);
         if self.options.force {
             visible.force();
@@ -300,6 +307,8 @@ impl Loading<'_> {
         let mut waiting: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
         let mut entries = 0;
         for tree in &trees {
+            let names = tree.entries.values().map(|entry| entry.name.clone());
+            loaded.names.entry(tree.repository.clone()).or_default().extend(names);
             let graph = self.manifests(volumes, tree).await?;
             for entry in tree.entries.values() {
                 let (needed, holes) = self.holes(tree, &graph, &entry.digest).await?;
@@ -342,6 +351,7 @@ impl Loading<'_> {
             }
         }
         loaded.applied = self.store.apply(visible).await?;
+        say_what_shares_a_path(self.store, &loaded.applied, self.progress.as_ref()).await?;
         if waiting.is_empty() {
             self.store.set_document(&format!("loaded/{}", self.id.hex()), Some(b"")).await?;
             return self.set_pending(None).await;
@@ -414,6 +424,29 @@ impl Loading<'_> {
         }
         Ok((needed, holes))
     }
+}
+
+/// A local image and a mirrored one of the same path: who names no host means one of them.
+pub(crate) async fn say_what_shares_a_path(store: &Store, applied: &Applied, progress: &dyn Progress) -> Result<()> {
+    let new: BTreeSet<&Repository> =
+        applied.replaced.iter().filter(|change| change.old.is_none()).map(|change| &change.repository).collect();
+    for repository in new.into_iter().filter(|repository| repository.kind == Kind::Image) {
+        let others = match repository.host.as_str() {
+            "" => store.hosts(Kind::Image).await?,
+            _ => vec![String::new()],
+        };
+        for host in others.into_iter().filter(|host| host.is_empty() != repository.host.is_empty()) {
+            let other = Repository::image(host, repository.name.clone());
+            if !store.entries(&other, "", 1).await?.is_empty() {
+                let (own, mirrored) = if other.is_local() { (&other, repository) } else { (repository, &other) };
+                progress.warn(&format!(
+                    "the local {own} and {mirrored} have one path: a client that names no host gets the local one, \
+                     unless the server's `order` says otherwise"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// One thing for a worker to bring.

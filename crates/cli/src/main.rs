@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     let result = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let result = runtime.block_on(async {
+                signals::hear_of_large_files();
                 let end = signals::end();
                 commands::run_until(command, &context, &voice, end).await
             });

@@ -21,6 +21,12 @@ pub(crate) fn hangups() -> Option<Signal> {
     stream(SignalKind::hangup())
 }
 
+/// Takes SIGXFSZ for good: a file that may not grow so large is then an error of the one who writes it, which is said,
+/// and no longer the end of the process.
+pub(crate) fn hear_of_large_files() {
+    drop(stream(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())));
+}
+
 fn stream(kind: SignalKind) -> Option<Signal> {
     signal(kind).inspect_err(|error| tracing::warn!(%error, "a signal cannot be listened for")).ok()
 }

@@ -11,26 +11,49 @@ use crate::{Error, Result, Store};
 /// Names that a store's folder may hold before it is one: a mount point's own, and what an operator put there first.
 const HARMLESS: [&str; 5] = ["lost+found", "serve.yaml", "naru.yaml", "naru.lock", ".snapshot"];
 
-/// Makes the store's folders. A folder full of something else is refused rather than strewn with ours.
+/// Names that a store's making leaves in its folder when it is cut short before there is a catalog.
+const BEGUN: [&str; 4] = ["blobs", "partial", "lock", "naru.db-journal"];
+
+/// Makes the store's folders, durably. A folder full of something else is refused rather than strewn with ours.
 pub(crate) fn lay_folders(folder: &Path) -> Result<()> {
     let make = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io(path));
+    let sync = |path: &Path| File::open(path).and_then(|opened| opened.sync_all()).map_err(Error::io(path));
+    let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<&Path> = folder.ancestors().take_while(is_new).collect();
     make(folder)?;
-    if !folder.join("naru.db").exists() && !folder.join("lock").exists() {
-        let foreign = fs::read_dir(folder)
-            .map_err(Error::io(folder))?
-            .filter_map(std::result::Result::ok)
-            .map(|entry| entry.file_name())
-            .find(|name| !HARMLESS.iter().any(|harmless| name == harmless));
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        sync(above)?;
+    }
+    if !folder.join("naru.db").exists() {
+        let entries = fs::read_dir(folder).map_err(Error::io(folder))?.filter_map(std::result::Result::ok);
+        let foreign = entries.map(|entry| entry.file_name()).find(|name| {
+            let ours = BEGUN.iter().any(|begun| name == begun) && holds_no_blob(&folder.join(name), 0);
+            !ours && !HARMLESS.iter().any(|harmless| name == harmless)
+        });
         if let Some(name) = foreign {
             let why = format!("there is no naru.db in it, but `{}`", name.to_string_lossy());
             return Err(Error::NotAStore { path: folder.to_owned(), why });
         }
     }
     for part in ["blobs", "partial"].map(|name| folder.join(name)) {
-        make(&part)?;
+        if !part.exists() {
+            make(&part)?;
+            sync(folder)?;
+        }
         give_to_owner(folder, &part)?;
     }
     Ok(())
+}
+
+/// Whether there is nothing but folders, as deep as ours are: bytes without a catalog are somebody's, and not ours to
+/// begin anew on.
+fn holds_no_blob(path: &Path, depth: usize) -> bool {
+    if !path.is_dir() {
+        return depth == 0;
+    }
+    let Ok(mut entries) = fs::read_dir(path) else { return false };
+    depth < 4 && entries.all(|entry| entry.is_ok_and(|entry| holds_no_blob(&entry.path(), depth + 1)))
 }
 
 /// A key for new bytes: never used before, so that no reader of an old key ever meets new bytes.

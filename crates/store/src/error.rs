@@ -126,7 +126,12 @@ impl Error {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run as the user that owns the store, or name another one with --store".to_owned()
             }
-            Self::Io { .. } if self.is_no_space() => {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => {
+                "a limit (`ulimit -f`) or that file system takes no file of this size; raise it, or put the store on \
+                 another disk with --store"
+                    .to_owned()
+            }
+            _ if self.is_no_space() => {
                 "make room on that disk, or put the store on another one with --store; what was loaded so far is kept"
                     .to_owned()
             }
@@ -146,7 +151,21 @@ impl Error {
 
     /// Whether the disk (or a quota, or a file-size limit) is what was in the way.
     pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::Io { source, .. }
-            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge))
+        let kind = match self {
+            Self::Io { source, .. } => source.kind(),
+            Self::Catalog { source, .. } => kind(source),
+            _ => return false,
+        };
+        matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+    }
+}
+
+/// What the database's error is in the system's words.
+pub(crate) fn kind(error: &sqlx::Error) -> io::ErrorKind {
+    match error {
+        sqlx::Error::Io(error) => error.kind(),
+        // SQLITE_FULL (sqlite.org/rescode.html)
+        sqlx::Error::Database(error) if error.code().is_some_and(|code| code == "13") => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
     }
 }

@@ -6,7 +6,7 @@ use artifact::{Digest, Entry, Kind, Repository, Trust};
 use bytes::Bytes;
 
 use crate::change::now;
-use crate::{Applied, Cause, Change, Error, Result, Store};
+use crate::{Applied, Cause, Change, Error, Replaced, Result, Store};
 
 /// A blob that the catalog names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -433,11 +433,36 @@ impl Store {
         Ok(generations.collect())
     }
 
-    /// Puts every entry back to what it was after generation `number` (0: before the first), as a new generation.
+    /// What generation `number` changed, in the order in which it did.
+    ///
+    /// # Errors
+    /// [`Error::NoGeneration`].
+    pub async fn changes(&self, number: i64) -> Result<Vec<Replaced>> {
+        let found: Vec<(String, String, String, String, Option<String>, Option<String>)> = sqlx::query_as(
+            "SELECT kind, host, repository.name, change.name, old, new FROM change \
+             JOIN repository ON repository.id = repository WHERE generation = $1 ORDER BY change.id",
+        )
+        .bind(number)
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        if found.is_empty() {
+            return Err(Error::NoGeneration(number));
+        }
+        let digest = |text: Option<String>| Some(serde_json::from_str::<Entry>(&text?).ok()?.digest);
+        let changes = found.into_iter().filter_map(|(kind, host, repository, name, old, new)| {
+            let repository = repository_of(&kind, host, repository)?;
+            Some(Replaced { repository, name, old: digest(old), new: digest(new) })
+        });
+        Ok(changes.collect())
+    }
+
+    /// Puts every entry back to what it was after generation `number` (0: before the first), as a new generation. Local
+    /// repositories are this side's own, whatever was loaded since: they stay, unless `local` says that they go back too.
     ///
     /// # Errors
     /// [`Error::NoGeneration`]; [`Error::Missing`] when the bytes of an entry are gone since.
-    pub async fn restore(&self, number: i64, by: &str) -> Result<Applied> {
+    pub async fn restore(&self, number: i64, local: bool, by: &str) -> Result<Applied> {
         let newest = self.history(1).await?.first().map_or(0, |generation| generation.number);
         if !(0..=newest).contains(&number) {
             return Err(Error::NoGeneration(number));
@@ -457,6 +482,9 @@ impl Store {
         change.force();
         for (kind, host, name, entry, old) in found {
             let Some(repository) = repository_of(&kind, host, name) else { continue };
+            if repository.is_local() && !local {
+                continue;
+            }
             match old.and_then(|text| serde_json::from_str::<Entry>(&text).ok()) {
                 Some(old) => change.entry(&repository, Entry { seen: old.seen.max(1), ..old }),
                 None => change.remove(&repository, &entry),

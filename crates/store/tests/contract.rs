@@ -295,15 +295,28 @@ async fn a_generation_can_be_restored() {
             change.entry(&repository, entry(&format!("only-{seen}"), Digest::of(bytes), seen));
             store.apply(change).await.unwrap();
         }
-        store.restore(1, "me").await.unwrap();
+        store.restore(1, false, "me").await.unwrap();
         assert_eq!(store.entry(&repository, "f").await.unwrap().unwrap().digest, Digest::of(b"one"));
         assert!(store.entry(&repository, "only-2").await.unwrap().is_none());
-        store.restore(2, "me").await.unwrap();
+        store.restore(2, false, "me").await.unwrap();
         assert_eq!(store.entry(&repository, "f").await.unwrap().unwrap().digest, Digest::of(b"two"));
-        store.restore(0, "me").await.unwrap();
+        assert_eq!(store.changes(4).await.unwrap().len(), 2);
+
+        // What was made here stays, unless that is wished too.
+        let local = Repository { kind: Kind::Image, host: String::new(), name: "own".to_owned() };
+        let bytes = index(&[]);
+        let digest = Digest::of(&bytes);
+        let mut change = Change::because(cause("push"));
+        change.manifest(&local, &digest, bytes, media_type::OCI_INDEX, HashSet::new());
+        change.entry(&local, entry("1", digest, 0));
+        store.apply(change).await.unwrap();
+        store.restore(0, false, "me").await.unwrap();
         assert!(store.entries(&repository, "", 9).await.unwrap().is_empty());
-        assert_eq!(store.history(9).await.unwrap().len(), 5);
-        assert!(matches!(store.restore(99, "me").await.unwrap_err(), Error::NoGeneration(99)));
+        assert!(store.entry(&local, "1").await.unwrap().is_some());
+        store.restore(0, true, "me").await.unwrap();
+        assert!(store.entry(&local, "1").await.unwrap().is_none());
+        assert_eq!(store.history(9).await.unwrap().len(), 7);
+        assert!(matches!(store.restore(99, false, "me").await.unwrap_err(), Error::NoGeneration(99)));
     })
     .await;
 }

@@ -15,6 +15,7 @@ use super::image::{Blob, Image, Images, images, roots};
 use super::name::{self, As, Name};
 use super::piece::{Piece, Sort};
 use super::stream::{self, Look, look};
+use crate::load::say_what_shares_a_path;
 use crate::together::Together;
 use crate::{Error, LoadOptions, Result, key};
 
@@ -321,6 +322,7 @@ impl Importing<'_> {
             self.grant(&mut visible, repository, &image).await?;
         }
         let applied = self.store.apply(visible).await?;
+        say_what_shares_a_path(self.store, &applied, self.progress.as_ref()).await?;
         imported.applied.generation = applied.generation.or(imported.applied.generation);
         imported.applied.replaced.extend(applied.replaced);
         Ok(())

@@ -9,13 +9,14 @@ use artifact::Progress;
 use bundle::{As, Imported, LoadOptions, Loaded, Piece, Sort};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use store::Store;
+use store::{Cause, Change, Store};
 
 use super::{Work, changed};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::size::size;
 use crate::terminal::Speaker;
+use crate::thing;
 
 /// What to load.
 #[derive(Debug, clap::Args)]
@@ -33,6 +34,12 @@ pub(crate) struct Request {
     /// Lets what was seen earlier at its upstream replace what was seen later
     #[arg(long)]
     force: bool,
+    /// Then lists what the store has of its upstreams and none of these bundles has; with --yes, takes it out
+    #[arg(long)]
+    prune: bool,
+    /// Does what --prune lists
+    #[arg(long, requires = "prune")]
+    yes: bool,
 }
 
 /// A load, as far as it needs the store; the files travel beside it.
@@ -42,6 +49,8 @@ pub(crate) struct Order {
     rename: Option<String>,
     unsigned: bool,
     force: bool,
+    prune: bool,
+    yes: bool,
 }
 
 /// Opens the files: the holder of the store may not be allowed to.
@@ -55,11 +64,18 @@ pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
             .exit(Exit::Usage)
             .into());
     }
+    if request.prune && pieces.iter().any(|piece| piece.sort != Sort::Volume) {
+        return Err(Failure::new("--prune takes out what the bundles have not, and an archive is not a bundle")
+            .hint("load the archives by themselves")
+            .exit(Exit::Usage)
+            .into());
+    }
     let files = pieces
         .iter()
         .map(|piece| File::open(&piece.path).with_context(|| piece.path.display().to_string()))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    Ok((Work::Load(Order { pieces, rename, unsigned: request.unsigned, force: request.force }), files))
+    let &Request { unsigned, force, prune, yes, .. } = request;
+    Ok((Work::Load(Order { pieces, rename, unsigned, force, prune, yes }), files))
 }
 
 fn given(text: &str) -> anyhow::Result<As> {
@@ -73,13 +89,15 @@ pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &
         order.pieces.iter().cloned().zip(files).partition(|(piece, _)| piece.sort == Sort::Volume);
     let progress: Arc<dyn Progress> = Arc::clone(voice) as Arc<dyn Progress>;
     let mut exit = Exit::Done;
+    let mut all = Vec::new();
     if !volumes.is_empty() {
         let volumes = volumes.into_iter().map(|(piece, file)| (piece.path, file)).collect();
-        for loaded in &bundle::load(store, volumes, &options, Arc::clone(&progress)).await? {
-            say(loaded, voice)?;
-            if loaded.pending.is_some() || !loaded.damage.is_empty() {
-                exit = Exit::Incomplete;
-            }
+        all = bundle::load(store, volumes, &options, Arc::clone(&progress)).await?;
+    }
+    for loaded in &all {
+        say(loaded, voice)?;
+        if loaded.pending.is_some() || !loaded.damage.is_empty() {
+            exit = Exit::Incomplete;
         }
     }
     for imported in &bundle::import(store, others, &options, &progress).await? {
@@ -87,6 +105,9 @@ pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &
         if !imported.refused.is_empty() {
             exit = Exit::Incomplete;
         }
+    }
+    if order.prune {
+        prune(store, &all, order.yes, exit == Exit::Done, voice).await?;
     }
     Ok(exit)
 }
@@ -115,6 +136,43 @@ fn say_imported(imported: &Imported, voice: &Speaker) -> anyhow::Result<()> {
         "generation": applied.generation, "refused": refused, "omitted": left_out,
     });
     voice.answer(&text, &value)
+}
+
+/// Lists what no bundle of this load has, and takes it out when that was wished.
+async fn prune(store: &Store, all: &[Loaded], wished: bool, whole: bool, voice: &Speaker) -> anyhow::Result<()> {
+    if !whole {
+        voice.warn("nothing is pruned: what is loaded is not whole, so it does not tell what should go");
+        return Ok(());
+    }
+    let mut held = bundle::Names::new();
+    for (repository, names) in all.iter().flat_map(|loaded| &loaded.names) {
+        held.entry(repository.clone()).or_default().extend(names.iter().cloned());
+    }
+    let stale = bundle::stale(store, &held).await?;
+    if !wished || stale.is_empty() {
+        for (repository, entry) in &stale {
+            let name = thing::label(repository, &entry.name);
+            voice.answer(
+                &format!("stale    {name}  {}", entry.digest),
+                &json!({ "stale": name, "old": entry.digest }),
+            )?;
+        }
+        voice.say(&match stale.len() {
+            0 => "there is nothing to prune".to_owned(),
+            count => format!("{count} would go; nothing was removed: the same with --yes removes them"),
+        });
+        return Ok(());
+    }
+    let bundles = all.iter().map(|loaded| loaded.id.as_str()).collect::<Vec<_>>().join(" ");
+    let mut change = Change::because(Cause { action: "prune".to_owned(), subject: bundles, by: voice.by() });
+    for (repository, entry) in &stale {
+        change.remove(repository, &entry.name);
+    }
+    let applied = store.apply(change).await?;
+    changed(&applied, voice)?;
+    let before = applied.generation.map_or(0, |generation| generation - 1);
+    voice.say(&format!("{} pruned; `naru restore {before}` brings them back", applied.replaced.len()));
+    Ok(())
 }
 
 fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {

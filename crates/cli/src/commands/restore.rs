@@ -12,10 +12,13 @@ use crate::terminal::Speaker;
 pub(crate) struct Request {
     /// The generation, as `naru history` prints it; 0 is before the first
     generation: i64,
+    /// What was pushed here goes back too; without this, local repositories stay as they are
+    #[arg(long)]
+    local: bool,
 }
 
 pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
-    let applied = store.restore(request.generation, &voice.by()).await?;
+    let applied = store.restore(request.generation, request.local, &voice.by()).await?;
     changed(&applied, voice)?;
     if applied.replaced.is_empty() {
         voice.say("everything is as it was then already");

@@ -162,9 +162,9 @@ async fn commit_in_groups(
             Err(error) => {
                 // Those that were not even begun hear that nobody will answer.
                 group.clear();
-                let why = error.to_string();
+                let (kind, why) = (crate::error::kind(&error), error.to_string());
                 for (_, answer, _) in done {
-                    let source = sqlx::Error::Io(std::io::Error::other(why.clone()));
+                    let source = sqlx::Error::Io(std::io::Error::new(kind, why.clone()));
                     let _ = answer.send(Err(Error::Catalog { path: path.clone(), source }));
                 }
             }
