@@ -20,6 +20,7 @@ use crate::thing;
 
 /// What to load.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "they are flags of a command line")]
 pub(crate) struct Request {
     /// Volumes of bundles, archives of images (`docker save`, `podman save`, `ctr image export`, OCI layouts; also
     /// compressed, or in a package), or folders of them; in any order, some of them, or twice
@@ -44,6 +45,7 @@ pub(crate) struct Request {
 
 /// A load, as far as it needs the store; the files travel beside it.
 #[derive(Debug, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "they are flags of a command line")]
 pub(crate) struct Order {
     pieces: Vec<Piece>,
     rename: Option<String>,
