@@ -44,7 +44,7 @@ mod setup;
 pub use auth::renew_admin_token;
 pub use config::Config;
 pub use error::{Error, Result};
-pub use server::Server;
+pub use server::{Server, raise_descriptors};
 
 /// Whether a request means anything: the router, for `fuzz/`.
 #[cfg(fuzzing)]

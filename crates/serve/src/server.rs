@@ -169,7 +169,7 @@ fn ports(addresses: &Addresses) -> Vec<u16> {
 }
 
 /// Raises the soft limit of open files to the hard one, and returns what it is.
-fn raise_descriptors() -> u64 {
+pub fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         // Refused, the old limit stands.

@@ -72,6 +72,8 @@ pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
             .exit(Exit::Usage)
             .into());
     }
+    // A layout's folder may have more files than the usual limit.
+    serve::raise_descriptors();
     let files = pieces
         .iter()
         .map(|piece| File::open(&piece.path).with_context(|| piece.path.display().to_string()))
