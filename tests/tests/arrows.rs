@@ -35,6 +35,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tar", &["bundle"]),
     ("zstd", &["bundle"]),
     ("liblzma", &["bundle"]),
+    ("toml_edit", &["kinds"]),
+    ("similar", &["naru"]),
     ("clap", &["naru"]),
     ("indicatif", &["naru"]),
     ("tracing-subscriber", &["naru"]),

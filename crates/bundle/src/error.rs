@@ -170,6 +170,14 @@ pub enum Error {
         /// The blob.
         digest: Digest,
     },
+    /// An image that is wanted whole is not.
+    #[error("{digest} cannot be taken out: {why}")]
+    Incomplete {
+        /// The manifest or the blob.
+        digest: Digest,
+        /// What is the matter.
+        why: String,
+    },
     /// A tree of the bundle does not read.
     #[error("the bundle's tree {digest} cannot be read: {why}")]
     Tree {
@@ -260,6 +268,7 @@ impl Error {
             Self::StoreDamaged { .. } => {
                 "`naru fsck` tells what is wrong; `naru pull` fetches it again once `naru rm` has dropped it".to_owned()
             }
+            Self::Incomplete { .. } => "`naru show` tells what of it is here; load or pull the rest first".to_owned(),
             Self::Tree { .. } => "the bundle was made by a faulty or hostile program; do not load it".to_owned(),
             Self::Worker(_) => return None,
         })

@@ -18,7 +18,9 @@
 mod beside;
 mod document;
 mod error;
+mod export;
 mod foreign;
+mod gather;
 pub mod key;
 mod load;
 mod medium;
@@ -36,9 +38,11 @@ mod words;
 
 pub use document::{Member, Part, Plan, VolumeHead};
 pub use error::{Error, Result};
+pub use export::{Archive, Exported};
 #[cfg(fuzzing)]
 pub use foreign::walk_archive;
 pub use foreign::{As, Imported, Piece, Sort, import, pieces};
+pub use gather::{Document, Gathered, gather};
 pub use load::{LoadOptions, Loaded, Pending, load};
 pub use pack::{PackOptions, Packed, PackedVolume, pack};
 pub use prune::{Names, stale};

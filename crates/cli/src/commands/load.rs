@@ -20,7 +20,6 @@ use crate::thing;
 
 /// What to load.
 #[derive(Debug, clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "they are flags of a command line")]
 pub(crate) struct Request {
     /// Volumes of bundles, archives of images (`docker save`, `podman save`, `ctr image export`, OCI layouts; also
     /// compressed, or in a package), or folders of them; in any order, some of them, or twice
@@ -45,7 +44,6 @@ pub(crate) struct Request {
 
 /// A load, as far as it needs the store; the files travel beside it.
 #[derive(Debug, Serialize, Deserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "they are flags of a command line")]
 pub(crate) struct Order {
     pieces: Vec<Piece>,
     rename: Option<String>,
@@ -66,19 +64,19 @@ pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
             .exit(Exit::Usage)
             .into());
     }
-    if request.prune && pieces.iter().any(|piece| piece.sort != Sort::Volume) {
-        return Err(Failure::new("--prune takes out what the bundles have not, and an archive is not a bundle")
-            .hint("load the archives by themselves")
-            .exit(Exit::Usage)
-            .into());
-    }
     // A layout's folder may have more files than the usual limit.
     serve::raise_descriptors();
     let files = pieces
         .iter()
         .map(|piece| File::open(&piece.path).with_context(|| piece.path.display().to_string()))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let &Request { unsigned, force, prune, yes, .. } = request;
+    let &Request { force, prune, yes, unsigned, .. } = request;
+    if prune && pieces.iter().any(|piece| piece.sort != Sort::Volume) {
+        return Err(Failure::new("--prune goes by what bundles hold, and an archive is none")
+            .hint("load the archives by themselves")
+            .exit(Exit::Usage)
+            .into());
+    }
     Ok((Work::Load(Order { pieces, rename, unsigned, force, prune, yes }), files))
 }
 
@@ -93,15 +91,17 @@ pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &
         order.pieces.iter().cloned().zip(files).partition(|(piece, _)| piece.sort == Sort::Volume);
     let progress: Arc<dyn Progress> = Arc::clone(voice) as Arc<dyn Progress>;
     let mut exit = Exit::Done;
-    let mut all = Vec::new();
     if !volumes.is_empty() {
         let volumes = volumes.into_iter().map(|(piece, file)| (piece.path, file)).collect();
-        all = bundle::load(store, volumes, &options, Arc::clone(&progress)).await?;
-    }
-    for loaded in &all {
-        say(loaded, voice)?;
-        if loaded.pending.is_some() || !loaded.damage.is_empty() {
-            exit = Exit::Incomplete;
+        let all = bundle::load(store, volumes, &options, Arc::clone(&progress)).await?;
+        for loaded in &all {
+            say(loaded, voice)?;
+            if loaded.pending.is_some() || !loaded.damage.is_empty() {
+                exit = Exit::Incomplete;
+            }
+        }
+        if order.prune {
+            prune(store, &all, order.yes, exit == Exit::Done, voice).await?;
         }
     }
     for imported in &bundle::import(store, others, &options, &progress).await? {
@@ -110,36 +110,7 @@ pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &
             exit = Exit::Incomplete;
         }
     }
-    if order.prune {
-        prune(store, &all, order.yes, exit == Exit::Done, voice).await?;
-    }
     Ok(exit)
-}
-
-fn say_imported(imported: &Imported, voice: &Speaker) -> anyhow::Result<()> {
-    let Imported { path, images, renamed, left_out, refused, written: (blobs, bytes), present, applied } = imported;
-    for (written, name) in renamed {
-        let text = format!("named    {written} → {name}");
-        voice.answer(&text, &json!({ "named": name, "written": written }))?;
-    }
-    changed(applied, voice)?;
-    for platform in left_out {
-        voice.answer(&format!("omitted  {platform}"), &json!({ "omitted": platform }))?;
-    }
-    for why in refused {
-        voice.answer(&format!("REFUSED  {why}"), &json!({ "refused": why }))?;
-    }
-    let text = format!(
-        "{}: {}, which nobody has signed\n  images    {images}\n  blobs     {blobs} written ({}), {present} were here already",
-        if refused.is_empty() { "loaded" } else { "PARTLY LOADED" },
-        path.display(),
-        size(*bytes),
-    );
-    let value = json!({
-        "done": "load", "archive": path, "images": images, "blobs": blobs, "bytes": bytes, "present": present,
-        "generation": applied.generation, "refused": refused, "omitted": left_out,
-    });
-    voice.answer(&text, &value)
 }
 
 /// Lists what no bundle of this load has, and takes it out when that was wished.
@@ -177,6 +148,32 @@ async fn prune(store: &Store, all: &[Loaded], wished: bool, whole: bool, voice: 
     let before = applied.generation.map_or(0, |generation| generation - 1);
     voice.say(&format!("{} pruned; `naru restore {before}` brings them back", applied.replaced.len()));
     Ok(())
+}
+
+fn say_imported(imported: &Imported, voice: &Speaker) -> anyhow::Result<()> {
+    let Imported { path, images, renamed, left_out, refused, written: (blobs, bytes), present, applied } = imported;
+    for (written, name) in renamed {
+        let text = format!("named    {written} → {name}");
+        voice.answer(&text, &json!({ "named": name, "written": written }))?;
+    }
+    changed(applied, voice)?;
+    for platform in left_out {
+        voice.answer(&format!("omitted  {platform}"), &json!({ "omitted": platform }))?;
+    }
+    for why in refused {
+        voice.answer(&format!("REFUSED  {why}"), &json!({ "refused": why }))?;
+    }
+    let text = format!(
+        "{}: {}, which nobody has signed\n  images    {images}\n  blobs     {blobs} written ({}), {present} were here already",
+        if refused.is_empty() { "loaded" } else { "PARTLY LOADED" },
+        path.display(),
+        size(*bytes),
+    );
+    let value = json!({
+        "done": "load", "archive": path, "images": images, "blobs": blobs, "bytes": bytes, "present": present,
+        "generation": applied.generation, "refused": refused, "omitted": left_out,
+    });
+    voice.answer(&text, &value)
 }
 
 fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
