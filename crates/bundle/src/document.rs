@@ -62,6 +62,22 @@ pub struct Plan {
     pub trees: Vec<Digest>,
     /// Each volume's members, those of its head and this document left out.
     pub volumes: Vec<Vec<Member>>,
+    /// What is needed and not carried: a difference leaves out what its sites have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assumes: Vec<Assumed>,
+}
+
+/// A thing that a difference takes to be there already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assumed {
+    /// The thing.
+    pub digest: Digest,
+    /// Its bytes.
+    pub size: u64,
+    /// Whether it is a manifest; else a blob.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub manifest: bool,
 }
 
 /// `volume.json`: what is in this volume.

@@ -112,6 +112,28 @@ pub enum Error {
         /// Bytes free.
         free: u64,
     },
+    /// A file is no receipt, or not whole.
+    #[error("{path}: not a receipt: {why}")]
+    Receipt {
+        /// The file, or the words that named it.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Words name neither a receipt nor a bundle that is known here.
+    #[error("`{what}` names no receipt and no bundle that this store remembers")]
+    NotRemembered {
+        /// The words.
+        what: String,
+    },
+    /// A want-list cannot be read.
+    #[error("{path}: not a want-list: {why}")]
+    WantList {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A key's text cannot be read.
     #[error("{what} is not a key: {why}")]
     Key {
@@ -197,6 +219,12 @@ impl Error {
                 "make room there; a store can lie elsewhere (--store), and a bundle on several media (--volume-size, --only)"
                     .to_owned()
             }
+            Self::Receipt { .. } => "get it again from the store that wrote it: `naru receipt -o FILE`".to_owned(),
+            Self::NotRemembered { .. } => {
+                "write all eight words; a store remembers the bundles that it packed and the receipts it was given as files"
+                    .to_owned()
+            }
+            Self::WantList { .. } => "get it again from the store that wrote it: `naru load` names the file".to_owned(),
             Self::Key { .. } => "a key is what `naru key new` wrote, or minisign (without a password)".to_owned(),
             Self::StoreDamaged { .. } => {
                 "`naru fsck` tells what is wrong; `naru pull` fetches it again once `naru rm` has dropped it".to_owned()

@@ -9,6 +9,9 @@
 //!     ├── blobs/sha256/…         every other byte once, named by its digest
 //!     └── parts/sha256/…/OFFSET  a blob that is larger than a volume is cut
 //!
+//! A difference leaves out what its sites have ([`receipt`](Receipt)), lists it as assumed, and a site that lacks some
+//! of that says so in a want-list ([`WantList`]).
+//!
 //! Trust runs from the key to `volume.json` to each member, so a volume can be checked and loaded alone, in any order,
 //! twice. The layout is planned before a byte is written ([`plan`]), and has no clock in it: the same store and list
 //! give the same volumes.
@@ -24,23 +27,27 @@ mod medium;
 mod pack;
 mod plan;
 mod prune;
+mod receipt;
 mod report;
 mod sign;
 mod tar;
 mod tree;
 mod verify;
 mod volume;
+mod want;
 mod words;
 
-pub use document::{Member, Part, Plan, VolumeHead};
+pub use document::{Assumed, Member, Part, Plan, VolumeHead};
 pub use error::{Error, Result};
 pub use load::{LoadOptions, Loaded, Pending, load};
 pub use pack::{PackOptions, Packed, PackedVolume, pack};
 pub use prune::{Names, stale};
+pub use receipt::{Inventory, Receipt, Since, in_all, lister};
 pub use report::{Format, Row, report_of_bundle, report_of_rows};
 pub use sign::{PublicKey, SecretKey, Signature};
-pub use verify::{Verified, verify};
+pub use verify::{Verified, verify, verify_for};
 pub use volume::{Volume, volumes_below};
+pub use want::{WantList, Wanting};
 pub use words::words;
 
 /// Names of volumes: `naru-0001` and the suffix.

@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use store::{Applied, Cause, Change, NewBlob, Store};
 use tokio::sync::mpsc;
 
-use crate::document::{Member, Part, What};
+use crate::document::{Assumed, Member, Part, What};
 use crate::tree::Tree;
 use crate::verify::{Documents, documents, manifest_bytes, shown, some};
 use crate::volume::Volume;
-use crate::{Error, Names, Plan, Result, key, plan, volume_name, words};
+use crate::{Error, Names, Plan, PublicKey, Result, WantList, key, plan, volume_name, words};
 
 /// Blobs that share a commit.
 const BATCH: usize = 64;
@@ -68,6 +68,11 @@ pub struct Loaded {
     pub damage: Vec<String>,
     /// Still missing, when something is.
     pub pending: Option<Pending>,
+    /// Things that the bundle takes to be here already, and how many of them are not.
+    pub assumed: (u64, u64),
+    /// The file that lists what must be sent for besides whole volumes: what was assumed and is not here, and members
+    /// that were damaged or taken out.
+    pub want: Option<PathBuf>,
 }
 
 /// Loads volumes, of one bundle or of several: each bundle by itself. The files were opened by the caller; their paths
@@ -96,6 +101,7 @@ pub async fn load(
         return Err(damage.pop().unwrap_or(Error::NoVolumes { path: PathBuf::from("what was given") }));
     }
     let mut all = Vec::new();
+    let loading = |id: Digest| Loading { store, id, options, progress: &progress };
     for (id, volumes) in bundles {
         let trusted = trusted.iter().find(|one| volumes.iter().all(|volume| volume.key == one.key));
         let mut loaded = Loaded {
@@ -106,8 +112,16 @@ pub async fn load(
             damage: damage.iter().map(ToString::to_string).collect(),
             ..Loaded::default()
         };
-        Loading { store, id, options, progress: &progress }.run(volumes, &mut loaded).await?;
+        loading(id).run(volumes, &mut loaded).await?;
         all.push(loaded);
+    }
+    // What arrived may be what another bundle waits for.
+    for document in store.documents("bundle/").await? {
+        let id = document.strip_prefix("bundle/").and_then(|rest| rest.strip_suffix("/plan"));
+        let Some(id) = id.and_then(|hex| Digest::from_hex(hex).ok()) else { continue };
+        if all.iter().all(|loaded| loaded.id != id.hex()) {
+            all.extend(loading(id).finish(&trusted).await?);
+        }
     }
     Ok(all)
 }
@@ -135,11 +149,28 @@ impl Loading<'_> {
         let remembered = match &documents {
             Some(Documents { plan, trees }) => {
                 self.remember(plan, trees).await?;
+                if let Some(volume) = volumes.first() {
+                    let signer = volume.key.to_line();
+                    self.store.document_once(&self.document("signer"), signer.as_bytes()).await?;
+                }
                 documents
             }
             None => self.recall().await?,
         };
+        if let Some(Documents { plan, .. }) = remembered.as_ref().filter(|documents| !documents.plan.assumes.is_empty())
+        {
+            let lacking = self.lacking(&plan.assumes).await?;
+            loaded.assumed = (plan.assumes.len() as u64, lacking.len() as u64);
+            self.progress.say(&format!(
+                "the bundle is a difference: it takes {} things to be here, and {} of them are not",
+                plan.assumes.len(),
+                lacking.len()
+            ));
+        }
         self.blobs(&volumes, loaded).await?;
+        for volume in volumes.iter() {
+            loaded.damage.extend(volume.removed.iter().map(|member| volume.removal(member)));
+        }
         if let Some(documents) = remembered {
             return self.entries(&volumes, documents, loaded).await;
         }
@@ -150,6 +181,77 @@ impl Loading<'_> {
         let missing = vec!["the list of what the bundle holds: it is in its first and in its last volume".to_owned()];
         loaded.pending = Some(Pending { missing, entries: None });
         self.set_pending(loaded.pending.as_ref()).await
+    }
+
+    /// Looks at a bundle that waits, when others have been loaded; answers it if that changed something.
+    async fn finish(&self, trusted: &[key::Trusted]) -> Result<Option<Loaded>> {
+        let Some(documents) = self.recall().await? else { return Ok(None) };
+        let signer = self.store.document(&self.document("signer")).await?.unwrap_or_default();
+        let Ok(signer) = PublicKey::parse(&String::from_utf8_lossy(&signer), "its signer") else { return Ok(None) };
+        let name = trusted.iter().find(|one| one.key == signer).map(|one| one.name.clone());
+        if name.is_none() && !trusted.is_empty() {
+            return Ok(None);
+        }
+        let mut loaded = Loaded {
+            id: self.id.hex(),
+            words: words(&self.id),
+            fingerprint: signer.fingerprint(),
+            trusted: name,
+            ..Loaded::default()
+        };
+        self.entries(&Arc::new(Vec::new()), documents, &mut loaded).await?;
+        Ok((loaded.pending.is_none() || !loaded.applied.replaced.is_empty()).then_some(loaded))
+    }
+
+    /// Which of these are not here.
+    async fn lacking(&self, assumed: &[Assumed]) -> Result<Vec<Assumed>> {
+        let mut lacking = Vec::new();
+        for one in assumed {
+            let is_here = match one.manifest {
+                true => self.store.manifest(&one.digest).await?.is_some(),
+                false => self.store.blob(&one.digest).await?.is_some(),
+            };
+            if !is_here {
+                lacking.push(one.clone());
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// What must be sent for: what is assumed and not here, what these volumes should have brought, and what earlier
+    /// ones should have. Written where its user can read it, and kept until the bundle is whole.
+    async fn want(
+        &self,
+        plan: &Plan,
+        volumes: &[Volume],
+        waiting: &BTreeMap<Digest, BTreeSet<String>>,
+    ) -> Result<Option<WantList>> {
+        let name = self.document("want");
+        let mut list = WantList::new(self.id);
+        let before = self.store.document(&name).await?;
+        let before = before.and_then(|bytes| serde_json::from_slice::<WantList>(&bytes).ok());
+        for one in self.lacking(&plan.assumes).await? {
+            list.add(&one, waiting.get(&one.digest));
+        }
+        let brought = volumes.iter().flat_map(|volume| volume.head.members.iter().chain(&volume.removed));
+        let brought = brought.filter_map(|member| match member.what()? {
+            What::Blob(digest) => Some(Assumed { digest, size: member.size, manifest: false }),
+            _ => None,
+        });
+        let before = before.iter().flat_map(|list| &list.things).map(|(digest, wanting)| Assumed {
+            digest: *digest,
+            size: wanting.size,
+            manifest: wanting.manifest,
+        });
+        for one in before.chain(brought) {
+            if let Some(names) = waiting.get(&one.digest) {
+                list.add(&one, Some(names));
+            }
+        }
+        let list = Some(list).filter(|list| !list.things.is_empty());
+        let bytes = list.as_ref().and_then(|list| serde_json::to_vec(list).ok());
+        self.store.set_document(&name, bytes.as_deref()).await?;
+        Ok(list)
     }
 
     fn document(&self, what: &str) -> String {
@@ -181,6 +283,12 @@ impl Loading<'_> {
         Ok(Some(Documents { plan, trees }))
     }
 
+    /// Beside the catalog, for whoever must carry it out.
+    fn want_path(&self) -> PathBuf {
+        let hex = self.id.hex();
+        self.store.folder().join("want").join(format!("{}.txt", hex.get(..12).unwrap_or(&hex)))
+    }
+
     async fn set_pending(&self, pending: Option<&Pending>) -> Result<()> {
         let name = self.document("pending");
         match pending {
@@ -192,6 +300,7 @@ impl Loading<'_> {
                 for name in self.store.documents(&self.document("")).await? {
                     self.store.set_document(&name, None).await?;
                 }
+                let _ = std::fs::remove_file(self.want_path());
             }
         }
         Ok(())
@@ -384,7 +493,19 @@ impl Loading<'_> {
         for digest in waiting.keys() {
             on_disk.insert(*digest, self.pieces(digest).await?);
         }
-        loaded.pending = Some(Pending { missing: missing(&plan, &waiting, &on_disk), entries: Some(entries) });
+        let mut missing = missing(&plan, &waiting, &on_disk);
+        if let Some(want) = self.want(&plan, volumes, &waiting).await? {
+            let path = self.want_path();
+            want.write(&path)?;
+            missing.push(format!(
+                "{} things, {} bytes, that no volume will bring: they are listed in {}",
+                want.things.len(),
+                want.bytes(),
+                path.display()
+            ));
+            loaded.want = Some(path);
+        }
+        loaded.pending = Some(Pending { missing, entries: Some(entries) });
         self.set_pending(loaded.pending.as_ref()).await
     }
 
@@ -619,7 +740,9 @@ fn missing(
             ));
         }
     }
-    for (digest, entries) in waiting.iter().filter(|(digest, _)| !named.contains(digest)) {
+    let assumed: HashSet<Digest> = plan.assumes.iter().map(|assumed| assumed.digest).collect();
+    let elsewhere = |digest: &Digest| !named.contains(digest) && !assumed.contains(digest);
+    for (digest, entries) in waiting.iter().filter(|(digest, _)| elsewhere(digest)) {
         let list: Vec<&str> = entries.iter().map(String::as_str).collect();
         said.push(format!("{digest}, needed by {}", some(&list)));
     }

@@ -12,11 +12,12 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use artifact::{Digest, Hasher, Kind, Progress, Repository, Selection, Wanted};
 use store::Store;
 
-use crate::document::{Member, SIGNATURE};
+use crate::document::{Assumed, Member, SIGNATURE};
 use crate::plan::{self, Cargo, Item, LaidVolume, Layout, Source};
+use crate::receipt::{self, Inventory, Since};
 use crate::tree::{Tree, TreeManifest};
 use crate::volume::CHUNK;
-use crate::{Error, Result, SecretKey, Volume, beside, document, key, tar, volumes_below, words};
+use crate::{Error, Plan, Result, SecretKey, Volume, WantList, beside, document, key, tar, volumes_below, words};
 
 /// vfat's own number (statfs(2), `MSDOS_SUPER_MAGIC`); its files end one byte before 4 GiB.
 const VFAT: i64 = 0x4d44;
@@ -25,7 +26,7 @@ const VFAT_LIMIT: u64 = (4 << 30) - 512;
 const DEPTH: usize = 32;
 
 /// How a bundle is to be packed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct PackOptions {
     /// The folder to write into; made when it is not there.
     pub out: PathBuf,
@@ -39,6 +40,10 @@ pub struct PackOptions {
     pub sign: Option<SecretKey>,
     /// The program to lay beside the volumes.
     pub binary: Option<PathBuf>,
+    /// Leave out what all of these have.
+    pub since: Vec<Since>,
+    /// Carry nothing but what this lists; the selection is then what needs it.
+    pub want: Option<WantList>,
 }
 
 /// A volume that was written.
@@ -67,6 +72,8 @@ pub struct Packed {
     pub public_key: String,
     /// How many volumes it has in all.
     pub of: usize,
+    /// Things that are left out because they are there already, and their bytes.
+    pub assumed: (u64, u64),
     /// Those that were written or kept by this run.
     pub volumes: Vec<PackedVolume>,
 }
@@ -93,11 +100,44 @@ pub async fn pack(
         Some(key) => key,
         None => key::of_store(store).await?,
     };
-    let gathered = gather(store, selection).await?;
+    let since = std::mem::take(&mut options.since);
+    let leave = match options.want.take() {
+        Some(want) => Leave::AllBut(want),
+        None if since.is_empty() => Leave::Nothing,
+        None => Leave::These(receipt::in_all(store, since).await?),
+    };
+    let gathered = gather(store, selection, &leave).await?;
     let bytes: u64 = gathered.blobs.iter().map(|item| item.member.size).sum();
     progress.say(&format!("{} blobs and {} documents, {bytes} bytes", gathered.blobs.len(), gathered.documents.len()));
-    let (store, progress_too) = (store.clone(), Arc::clone(&progress));
-    tokio::task::spawn_blocking(move || write(&store, gathered, &options, &key, progress_too.as_ref())).await?
+    let (own, progress_too) = (store.clone(), Arc::clone(&progress));
+    let written =
+        tokio::task::spawn_blocking(move || write(&own, gathered, &options, &key, progress_too.as_ref())).await?;
+    let (packed, plan) = written?;
+    let before = match leave {
+        Leave::These(inventory) => Some(inventory),
+        Leave::Nothing | Leave::AllBut(_) => None,
+    };
+    receipt::remember(store, &packed.id, &plan, before).await?;
+    Ok(packed)
+}
+
+/// What need not be carried.
+enum Leave {
+    Nothing,
+    /// What the sites have.
+    These(Inventory),
+    /// What a site did not ask for.
+    AllBut(WantList),
+}
+
+impl Leave {
+    fn out(&self, digest: &Digest) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::These(inventory) => inventory.has(digest),
+            Self::AllBut(want) => !want.things.contains_key(digest),
+        }
+    }
 }
 
 /// Everything that a selection needs, whole.
@@ -106,15 +146,24 @@ struct Gathered {
     tree_digests: Vec<Digest>,
     documents: Vec<Item>,
     blobs: Vec<Item>,
+    assumes: Vec<Assumed>,
 }
 
-async fn gather(store: &Store, selection: &Selection) -> Result<Gathered> {
-    let wanted = match selection {
-        Selection::These(wanted) => wanted.clone(),
-        Selection::All => everything(store).await?,
+async fn gather(store: &Store, selection: &Selection, leave: &Leave) -> Result<Gathered> {
+    let wanted = match (leave, selection) {
+        (Leave::AllBut(want), _) => {
+            let names = want.names();
+            let mut all = everything(store).await?;
+            all.retain(|wanted| names.contains(&*shown(wanted)));
+            all
+        }
+        (_, Selection::These(wanted)) => wanted.clone(),
+        (_, Selection::All) => everything(store).await?,
     };
     let mut gathering = Gathering {
         store,
+        leave,
+        assumes: BTreeMap::new(),
         missing: Vec::new(),
         trees: BTreeMap::new(),
         blobs: Vec::new(),
@@ -124,7 +173,16 @@ async fn gather(store: &Store, selection: &Selection) -> Result<Gathered> {
     for wanted in &wanted {
         gathering.want(wanted).await?;
     }
-    let Gathering { missing, trees, blobs, manifests, .. } = gathering;
+    let Gathering { mut missing, trees, blobs, manifests, assumes, .. } = gathering;
+    if let Leave::AllBut(want) = leave {
+        let carried: HashSet<Digest> = blobs.iter().map(|item| item.member.sha256).collect();
+        let unmet =
+            want.things.iter().filter(|(digest, _)| !carried.contains(digest) && !manifests.contains_key(digest));
+        missing.extend(unmet.map(|(digest, wanting)| match wanting.names.first() {
+            Some(name) => format!("{digest}, wanted for {name}, is no longer part of it here, or not here"),
+            None => format!("{digest} is part of nothing that the list names"),
+        }));
+    }
     if !missing.is_empty() {
         return Err(Error::NotThere { missing });
     }
@@ -145,7 +203,7 @@ async fn gather(store: &Store, selection: &Selection) -> Result<Gathered> {
     let mut sorted: Vec<_> = manifests.into_iter().collect();
     sorted.sort_by_key(|(digest, _)| *digest);
     documents.extend(sorted.into_iter().map(|(digest, bytes)| document("manifests", &digest, bytes)));
-    Ok(Gathered { trees, tree_digests, documents, blobs })
+    Ok(Gathered { trees, tree_digests, documents, blobs, assumes: assumes.into_values().collect() })
 }
 
 /// Every entry of the store.
@@ -172,8 +230,19 @@ async fn everything(store: &Store) -> Result<Vec<Wanted>> {
     }
 }
 
+/// A wished-for entry as people write it.
+fn shown(Wanted { repository, name, .. }: &Wanted) -> String {
+    match repository.kind {
+        Kind::Image if name.contains(':') => format!("{repository}@{name}"),
+        Kind::Image => format!("{repository}:{name}"),
+        _ => format!("{repository}/{name}"),
+    }
+}
+
 struct Gathering<'a> {
     store: &'a Store,
+    leave: &'a Leave,
+    assumes: BTreeMap<Digest, Assumed>,
     missing: Vec<String>,
     trees: BTreeMap<Repository, Tree>,
     blobs: Vec<Item>,
@@ -184,11 +253,7 @@ struct Gathering<'a> {
 impl Gathering<'_> {
     async fn want(&mut self, wanted: &Wanted) -> Result<()> {
         let Wanted { repository, name, digest, manifests } = wanted;
-        let shown = match repository.kind {
-            Kind::Image if name.contains(':') => format!("{repository}@{name}"),
-            Kind::Image => format!("{repository}:{name}"),
-            _ => format!("{repository}/{name}"),
-        };
+        let shown = shown(wanted);
         let entry = match self.store.entry(repository, name).await? {
             Some(entry) if entry.digest == *digest => entry,
             Some(entry) => {
@@ -255,7 +320,11 @@ impl Gathering<'_> {
                 open.extend(referrers.into_iter().map(|referrer| (referrer.digest, depth + 1)));
             }
             let size = manifest.bytes.len() as u64;
-            self.manifests.insert(digest, manifest.bytes);
+            if self.leave.out(&digest) {
+                self.assumes.insert(digest, Assumed { digest, size, manifest: true });
+            } else {
+                self.manifests.insert(digest, manifest.bytes);
+            }
             let tree = self.trees.entry(repository.clone()).or_insert_with(|| Tree::new(repository.clone()));
             // Two entries may want different platforms of one index: what either wants is carried.
             let known = tree.manifests.entry(digest).or_insert_with(|| TreeManifest {
@@ -277,6 +346,10 @@ impl Gathering<'_> {
             self.missing.push(format!("{shown} needs {digest}"));
             return Ok(());
         };
+        if self.leave.out(digest) {
+            self.assumes.insert(*digest, Assumed { digest: *digest, size: blob.size, manifest: false });
+            return Ok(());
+        }
         let name = format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex());
         let member = Member { name, size: blob.size, offset: 0, sha256: *digest, part: None };
         self.blobs.push(Item { member, source: Source::Blob(blob, 0) });
@@ -290,16 +363,24 @@ fn write(
     options: &PackOptions,
     key: &SecretKey,
     progress: &dyn Progress,
-) -> Result<Packed> {
-    let Gathered { trees, tree_digests, documents, mut blobs } = gathered;
+) -> Result<(Packed, Plan)> {
+    let Gathered { trees, tree_digests, documents, mut blobs, assumes } = gathered;
+    let assumed = (assumes.len() as u64, assumes.iter().map(|assumed| assumed.size).sum());
     for item in &mut blobs {
         // A blob that goes by its sha512 still needs a sha256 for the head.
         if let (Source::Blob(blob, _), artifact::Algorithm::Sha512) = (&item.source, item.member.sha256.algorithm()) {
             item.member.sha256 = hash_piece(store, blob, 0, blob.size, |_| ())?;
         }
     }
-    let cargo =
-        Cargo { trees: tree_digests, documents, blobs, limit: options.volume_size, suffix: &options.suffix, key };
+    let cargo = Cargo {
+        trees: tree_digests,
+        documents,
+        blobs,
+        assumes,
+        limit: options.volume_size,
+        suffix: &options.suffix,
+        key,
+    };
     // The pieces of a blob are hashed in their order, and together they must be the blob: `verify` sees them one by one.
     let mut whole: HashMap<Digest, Hasher> = HashMap::new();
     let layout = plan::lay(&cargo, |blob, at, size| {
@@ -350,11 +431,12 @@ fn write(
         fingerprint: key.public().fingerprint(),
         public_key: key.public().to_line(),
         of: layout.volumes.len(),
+        assumed,
         volumes,
     };
     beside::write(&packed, &layout, &trees, options)?;
     sync_folder(&options.out)?;
-    Ok(packed)
+    Ok((packed, layout.plan))
 }
 
 fn hash_piece(store: &Store, blob: &store::Blob, at: u64, size: u64, mut also: impl FnMut(&[u8])) -> Result<Digest> {

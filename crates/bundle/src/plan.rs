@@ -2,7 +2,7 @@
 
 use artifact::Digest;
 
-use crate::document::{DOCUMENT_LIMIT, FORMAT, HEAD, Member, PLAN, Part, Plan, SIGNATURE, VolumeHead};
+use crate::document::{Assumed, DOCUMENT_LIMIT, FORMAT, HEAD, Member, PLAN, Part, Plan, SIGNATURE, VolumeHead};
 use crate::sign::PublicKey;
 use crate::{Error, Result, SecretKey, tar, volume_name};
 
@@ -10,6 +10,8 @@ use crate::{Error, Result, SecretKey, tar, volume_name};
 pub(crate) const LEAST: u64 = 10 << 20;
 /// A cut blob's pieces have at least so many bytes, but for its last.
 const LEAST_PIECE: u64 = 1 << 20;
+/// What one thing that is assumed has in the plan's JSON: keys, a digest, a number.
+const ASSUMED_BOUND: u64 = 50 + 136 + 20;
 /// What a head's JSON has beside its members.
 const HEAD_BOUND: u64 = 1024;
 
@@ -44,6 +46,7 @@ pub(crate) struct LaidVolume {
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) id: Digest,
+    pub(crate) plan: Plan,
     pub(crate) volumes: Vec<LaidVolume>,
 }
 
@@ -54,6 +57,8 @@ pub(crate) struct Cargo<'a> {
     pub(crate) documents: Vec<Item>,
     /// Blobs, in the order in which they are wanted.
     pub(crate) blobs: Vec<Item>,
+    /// What is left out, because it is there already.
+    pub(crate) assumes: Vec<Assumed>,
     pub(crate) limit: Option<u64>,
     pub(crate) suffix: &'a str,
     pub(crate) key: &'a SecretKey,
@@ -62,7 +67,7 @@ pub(crate) struct Cargo<'a> {
 /// Lays a bundle out. `hash` answers the sha256 of a piece of a blob.
 pub(crate) fn lay(cargo: &Cargo<'_>, mut hash: impl FnMut(&store::Blob, u64, u64) -> Result<Digest>) -> Result<Layout> {
     let documents: u64 = cargo.documents.iter().map(|item| cost(&item.member)).sum();
-    let mut plan_bound = HEAD_BOUND + cargo.trees.len() as u64 * 80;
+    let mut plan_bound = HEAD_BOUND + cargo.trees.len() as u64 * 80 + cargo.assumes.len() as u64 * ASSUMED_BOUND;
     plan_bound += cargo.documents.iter().chain(&cargo.blobs).map(|item| 2 * json_bound(&item.member)).sum::<u64>();
     // Each volume adds at most one piece of the blob that is cut at its end, and one at its beginning.
     let bodies: u64 = cargo.blobs.iter().map(|item| item.member.size).sum();
@@ -95,19 +100,20 @@ pub(crate) fn lay(cargo: &Cargo<'_>, mut hash: impl FnMut(&store::Blob, u64, u64
         reader: FORMAT,
         trees: cargo.trees.clone(),
         volumes: volumes.iter().map(members).collect(),
+        assumes: cargo.assumes.clone(),
     };
-    let plan: bytes::Bytes = json(&plan).into();
-    let id = Digest::of(&plan);
+    let bytes: bytes::Bytes = json(&plan).into();
+    let id = Digest::of(&bytes);
     let of = u32::try_from(volumes.len()).unwrap_or(u32::MAX);
     let mut laid = Vec::with_capacity(volumes.len());
     for (number, mut items) in volumes.into_iter().enumerate() {
         if number == 0 || number == last {
-            let member = Member { name: PLAN.to_owned(), size: plan.len() as u64, offset: 0, sha256: id, part: None };
-            items.insert(0, Item { member, source: Source::Bytes(plan.clone()) });
+            let member = Member { name: PLAN.to_owned(), size: bytes.len() as u64, offset: 0, sha256: id, part: None };
+            items.insert(0, Item { member, source: Source::Bytes(bytes.clone()) });
         }
         laid.push(settle(id, u32::try_from(number + 1).unwrap_or(u32::MAX), of, items, cargo)?);
     }
-    Ok(Layout { id, volumes: laid })
+    Ok(Layout { id, plan, volumes: laid })
 }
 
 /// Gives every member its offset, and makes the head and its signature.
@@ -292,7 +298,8 @@ mod tests {
                     offset: 0, sha256: digest, part: None };
                 Item { member, source: Source::Bytes(bytes) }
             }).collect();
-            let cargo = Cargo { trees: vec![], documents: documents.clone(), blobs, limit, suffix: ".tar", key: &key };
+            let cargo = Cargo { trees: vec![], documents: documents.clone(), blobs, assumes: vec![], limit, suffix: ".tar",
+                key: &key };
             let layout = lay(&cargo, |blob, at, _| Ok(Digest::of(format!("{} {at}", blob.digest).as_bytes()))).unwrap();
             let mut whole = std::collections::HashMap::<Digest, u64>::new();
             for (number, volume) in layout.volumes.iter().enumerate() {

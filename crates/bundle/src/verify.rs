@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use artifact::{Digest, Hasher, Kind, Manifest, Progress};
 
-use crate::document::{PLAN, What};
+use crate::document::{Assumed, PLAN, What};
 use crate::key::Trusted;
 use crate::medium::{Medium, Past};
 use crate::tree::Tree;
 use crate::volume::{Volume, volumes_below};
-use crate::{Error, Plan, Result, plan, volume_name, words};
+use crate::{Error, Plan, Receipt, Result, plan, volume_name, words};
 
 /// What was proven, and what was not.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +39,8 @@ pub struct Verified {
     pub damage: Vec<String>,
     /// What is not there, each in words: volumes, and what they hold.
     pub missing: Vec<String>,
+    /// Things that a difference takes to be at its site already, and their bytes: not proven by it.
+    pub assumed: (u64, u64),
 }
 
 impl Verified {
@@ -54,11 +56,30 @@ impl Verified {
 /// # Errors
 /// When there is nothing to verify, the volumes are of several bundles, or the signer is not trusted.
 pub async fn verify(paths: &[PathBuf], trusted: &[Trusted], progress: Arc<dyn Progress>) -> Result<Verified> {
-    let (paths, trusted) = (volumes_below(paths)?, trusted.to_vec());
-    tokio::task::spawn_blocking(move || verify_volumes(&paths, &trusted, progress.as_ref())).await?
+    verify_for(paths, trusted, None, progress).await
 }
 
-fn verify_volumes(paths: &[PathBuf], trusted: &[Trusted], progress: &dyn Progress) -> Result<Verified> {
+/// The same, of a bundle that goes to who wrote this receipt: what it assumes must be in there.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_for(
+    paths: &[PathBuf],
+    trusted: &[Trusted],
+    receipt: Option<Receipt>,
+    progress: Arc<dyn Progress>,
+) -> Result<Verified> {
+    let (paths, trusted) = (volumes_below(paths)?, trusted.to_vec());
+    let work = move || verify_volumes(&paths, &trusted, receipt.as_ref(), progress.as_ref());
+    tokio::task::spawn_blocking(work).await?
+}
+
+fn verify_volumes(
+    paths: &[PathBuf],
+    trusted: &[Trusted],
+    receipt: Option<&Receipt>,
+    progress: &dyn Progress,
+) -> Result<Verified> {
     let mut verified = Verified { bypassed: true, ..Verified::default() };
     let mut volumes: Vec<Volume> = Vec::new();
     for path in paths {
@@ -83,7 +104,10 @@ fn verify_volumes(paths: &[PathBuf], trusted: &[Trusted], progress: &dyn Progres
     verified.trusted = (!trusted.is_empty()).then_some(true);
     verified.volumes = (first.head.of as usize, volumes.len());
     let good = hash_everything(&volumes, progress, &mut verified);
-    check_graphs(&volumes, &good, &mut verified)?;
+    for volume in &volumes {
+        verified.damage.extend(volume.removed.iter().map(|member| volume.removal(member)));
+    }
+    check_graphs(&volumes, &good, receipt, &mut verified)?;
     Ok(verified)
 }
 
@@ -179,7 +203,12 @@ pub(crate) fn manifest_bytes(volumes: &[Volume], digest: &Digest) -> Option<Vec<
 }
 
 /// Walks every entry down to its last blob, within what is carried.
-fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verified) -> Result<()> {
+fn check_graphs(
+    volumes: &[Volume],
+    good: &HashSet<String>,
+    receipt: Option<&Receipt>,
+    verified: &mut Verified,
+) -> Result<()> {
     let Some(Documents { plan, trees }) = documents(volumes)? else {
         verified.missing.push(format!(
             "the list of what the bundle holds: it is in the first and in the last of its {} volumes",
@@ -205,13 +234,20 @@ fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verif
             *of = 1;
         }
     }
-    let is_here = |digest: &Digest| whole.get(digest).is_some_and(|(have, of)| have == of);
+    let assumed: HashMap<Digest, &Assumed> = plan.assumes.iter().map(|assumed| (assumed.digest, assumed)).collect();
+    let is_assumed =
+        |digest: &Digest| assumed.contains_key(digest) && receipt.is_none_or(|receipt| receipt.inventory.has(digest));
+    verified.assumed = (assumed.len() as u64, assumed.values().map(|assumed| assumed.size).sum());
+    let is_here = |digest: &Digest| whole.get(digest).is_some_and(|(have, of)| have == of) || is_assumed(digest);
     let mut needed_by: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
     for tree in &trees {
-        for entry in tree.entries.values() {
-            let shown = shown(tree, &entry.name);
+        let entries = tree.entries.values().map(|entry| (entry.digest, shown(tree, &entry.name), true));
+        // Below a manifest that is assumed nothing can be looked at: what is carried of it is looked at by itself.
+        let below = tree.manifests.keys().filter(|_| !assumed.is_empty());
+        let below = below.map(|digest| (*digest, shown(tree, &digest.to_string()), false));
+        for (root, shown, is_entry) in entries.chain(below) {
             let mut holes = Vec::new();
-            let mut open = vec![entry.digest];
+            let mut open = vec![root];
             let mut seen = HashSet::new();
             while let Some(digest) = open.pop() {
                 if !seen.insert(digest) {
@@ -219,6 +255,10 @@ fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verif
                 }
                 if !is_here(&digest) {
                     holes.push(digest);
+                    continue;
+                }
+                if is_assumed(&digest) {
+                    // What lies below it is in the tree as well, if it is carried; else it is assumed too.
                     continue;
                 }
                 if let Some(known) = tree.manifests.get(&digest) {
@@ -232,11 +272,11 @@ fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verif
                         ),
                         Err(error) => verified.damage.push(format!("{shown}: {digest}: {error}")),
                     }
-                } else if tree.repository.kind == Kind::Image && digest == entry.digest {
+                } else if tree.repository.kind == Kind::Image && digest == root {
                     holes.push(digest);
                 }
             }
-            if holes.is_empty() {
+            if holes.is_empty() && is_entry {
                 verified.entries += 1;
             }
             for hole in holes {
@@ -257,6 +297,13 @@ fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verif
         let holds: Vec<&str> = holds.into_iter().map(String::as_str).collect();
         let name = volume_name(number + 1, "");
         verified.missing.push(format!("volume {} ({name}), {bytes} bytes, needed by: {}", number + 1, some(&holds)));
+    }
+    if let Some(receipt) = receipt {
+        let lacking = assumed.keys().filter(|digest| !receipt.inventory.has(digest) && !needed_by.contains_key(digest));
+        let mut lacking: Vec<String> =
+            lacking.map(|digest| format!("{digest}, assumed and not in the receipt")).collect();
+        lacking.sort();
+        verified.missing.extend(lacking);
     }
     for (digest, entries) in &needed_by {
         let carried_by_missing = plan.volumes.iter().enumerate().any(|(number, members)| {

@@ -20,6 +20,8 @@ pub struct Volume {
     pub path: PathBuf,
     /// What it says of itself.
     pub head: VolumeHead,
+    /// Members that its head lists and that are not in it: somebody took them out on the way.
+    pub removed: Vec<Member>,
     /// Who signed it. Whether that key is trusted is another question: [`Volume::check_trust`].
     pub key: PublicKey,
     pub(crate) file: File,
@@ -35,15 +37,15 @@ impl Volume {
     pub fn read(path: &Path, file: File) -> Result<Self> {
         let size = file.metadata().map_err(Error::io(path))?.len();
         let fill = |at: u64, buffer: &mut [u8]| file.read_exact_at(buffer, at);
-        let header = |at: u64| match tar::read(at, fill) {
-            Ok(Ok(Some(header))) => Ok(header),
-            Ok(Ok(None)) => Err(Error::not_a_volume(path, "it ends before its head says so")),
+        let next = |at: u64| match tar::read(at, fill) {
+            Ok(Ok(header)) => Ok(header),
             Ok(Err(why)) => Err(Error::not_a_volume(path, why)),
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Err(Error::not_a_volume(path, format!("it is cut at byte {size}")))
             }
             Err(error) => Err(Error::io(path)(error)),
         };
+        let header = |at: u64| next(at)?.ok_or_else(|| Error::not_a_volume(path, "it ends before its head says so"));
         let document = |at: u64, name: &str| {
             let header = header(at)?;
             if header.name != name {
@@ -58,7 +60,7 @@ impl Volume {
             Ok((bytes, header.offset + tar::padded(header.size)))
         };
         let (head_bytes, after) = document(0, HEAD)?;
-        let (head, key) = plan::read_head(&head_bytes, path, size)?;
+        let (mut head, key) = plan::read_head(&head_bytes, path, u64::MAX)?;
         let wrong = |why: &str| Error::Signature { path: path.to_owned(), why: why.to_owned() };
         let (signature, after) = document(after, SIGNATURE).map_err(|error| match error {
             Error::NotAVolume { why, .. } => wrong(&format!("it is missing: {why}")),
@@ -88,21 +90,50 @@ impl Volume {
             }
             Ok(())
         };
-        let mut at = after;
-        for member in &head.members {
-            let header = header(at)?;
-            if header.name != member.name || header.size != member.size || header.offset != member.offset {
-                let found = header.name.escape_default();
-                return Err(Error::not_a_volume(
-                    path,
-                    format!("where `{}` should be, there is `{found}`", member.name),
-                ));
+        // What is shorter than its head says was cut on the way, unless the tar around it is whole.
+        let cut = head.check(size).err();
+        let (mut there, mut removed) = (Vec::with_capacity(head.members.len()), Vec::new());
+        let mut listed = std::mem::take(&mut head.members).into_iter();
+        // A gateway's scanner may have taken members out and written the rest again: those that are left stand in their
+        // order, and each is still what its digest says.
+        let mut walk = || {
+            let mut at = after;
+            while let Some(header) = next(at)? {
+                let mut expected = None;
+                let mut member = loop {
+                    match listed.next() {
+                        Some(member) if member.name == header.name && member.size == header.size => break member,
+                        Some(member) => {
+                            expected.get_or_insert_with(|| member.name.clone());
+                            removed.push(member);
+                        }
+                        None => {
+                            let why = expected.map_or_else(
+                                || format!("something lies at byte {at}, where nothing is listed"),
+                                |name| format!("where `{name}` should be, there is `{}`", header.name.escape_default()),
+                            );
+                            return Err(Error::not_a_volume(path, why));
+                        }
+                    }
+                };
+                at = header.offset.saturating_add(tar::padded(header.size));
+                if header.offset.saturating_add(header.size) > size {
+                    return Err(Error::not_a_volume(path, format!("it is cut in `{}`, at byte {size}", member.name)));
+                }
+                zeros(header.offset + header.size, at.min(size))?;
+                member.offset = header.offset;
+                there.push(member);
             }
-            at = header.offset + tar::padded(header.size);
-            zeros(header.offset + header.size, at.min(size))?;
+            zeros(at, size)
+        };
+        match (walk(), cut) {
+            (Ok(()), _) => {}
+            (Err(Error::NotAVolume { .. }), Some(why)) => return Err(Error::not_a_volume(path, why)),
+            (Err(error), _) => return Err(error),
         }
-        zeros(at, size)?;
-        Ok(Self { path: path.to_owned(), head, key, file })
+        removed.extend(listed);
+        head.members = there;
+        Ok(Self { path: path.to_owned(), head, removed, key, file })
     }
 
     /// Refuses a key that is not among `trusted`; with none at all, everybody's bundle is taken.
@@ -145,6 +176,19 @@ impl Volume {
             done += length as u64;
         }
         Ok(hasher.finish() == member.sha256)
+    }
+
+    /// A member that was taken out, in words.
+    pub(crate) fn removal(&self, member: &Member) -> String {
+        let Self { path, head, .. } = self;
+        format!(
+            "{}: `{}` ({} bytes, volume {} of {}) was taken out of it",
+            path.display(),
+            member.name,
+            member.size,
+            head.volume,
+            head.of
+        )
     }
 
     /// A damaged member, in words.

@@ -80,7 +80,7 @@ async fn filled(folder: &Path) -> Store {
 }
 
 fn options(out: &Path, volume_size: Option<u64>) -> PackOptions {
-    PackOptions { out: out.to_owned(), volume_size, only: None, suffix: ".tar".to_owned(), sign: None, binary: None }
+    PackOptions { out: out.to_owned(), volume_size, suffix: ".tar".to_owned(), ..PackOptions::default() }
 }
 
 async fn packed(folder: &Path, volume_size: Option<u64>) -> (Packed, PathBuf) {

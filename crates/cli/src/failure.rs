@@ -139,7 +139,10 @@ fn exit(cause: &(dyn Error + 'static)) -> Option<Exit> {
         return match error {
             bundle::Error::Signature { .. } | bundle::Error::Untrusted { .. } => Some(Exit::Untrusted),
             bundle::Error::Damaged { .. } => Some(Exit::Incomplete),
-            bundle::Error::VolumeSize { .. } => Some(Exit::Usage),
+            bundle::Error::VolumeSize { .. }
+            | bundle::Error::Receipt { .. }
+            | bundle::Error::NotRemembered { .. }
+            | bundle::Error::WantList { .. } => Some(Exit::Usage),
             _ => None,
         };
     }

@@ -126,6 +126,13 @@ fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
             "the bundle is not whole yet, and {waiting}; load only what is missing, and it is finished"
         ));
     }
+    if let Some(path) = &loaded.want {
+        voice.warn(&format!(
+            "what no volume will bring is listed in {0}: on the collecting side, `naru pull --want` and `naru pack --want` \
+             with that file fetch and pack just that; `naru pack --only N`, with what it was packed with, writes a volume again",
+            path.display()
+        ));
+    }
     let fingerprint = &loaded.fingerprint;
     let known = loaded.trusted.as_ref().map_or("no key is trusted yet".to_owned(), |name| format!("{name}, trusted"));
     if loaded.trusted.is_none() {
@@ -150,6 +157,7 @@ fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
         "trusted": loaded.trusted, "entries": loaded.entries, "blobs": blobs, "bytes": bytes,
         "present": loaded.present, "generation": loaded.applied.generation,
         "pending": loaded.pending.as_ref().map(|pending| &pending.missing),
+        "assumed": loaded.assumed.0, "lacking": loaded.assumed.1, "want": loaded.want,
     });
     voice.answer(&text, &value)
 }

@@ -16,6 +16,7 @@ mod ls;
 mod pack;
 mod pull;
 mod quickstart;
+mod receipt;
 mod report;
 mod restore;
 mod rm;
@@ -79,6 +80,8 @@ pub(crate) enum Command {
     InStore(InStore),
     /// Packs the lock's things, or the store's, into volumes on a medium
     Pack(pack::Request),
+    /// Writes what this store has, so that the other side packs only the rest
+    Receipt(receipt::Request),
     /// Proves from the medium that a bundle is whole
     Verify(verify::Request),
     /// Lists what a bundle or a lock holds, for whoever must approve it
@@ -149,7 +152,8 @@ pub(crate) enum Work {
     InStore(InStore),
     Pull(Box<pull::Order>),
     Setup(setup::Order),
-    Pack(pack::Order),
+    Pack(Box<pack::Order>),
+    Receipt,
     Load(load::Order),
     Key(key::Command),
     Token(token::Request),
@@ -161,7 +165,8 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Init => return init::run(context, voice),
         Command::Verify(request) => return verify::run(&request, context, voice).await,
         Command::Report(request) => return report::run(request, context, voice).await,
-        Command::Pack(request) => (pack::order(&request, context)?, Vec::new()),
+        Command::Pack(request) => pack::order(&request, context)?,
+        Command::Receipt(request) => return receipt::run(&request, context, voice).await,
         Command::Load(request) => load::order(&request)?,
         Command::Key(request) => match key::prepare(request, voice)? {
             Some(command) => (Work::Key(command), Vec::new()),
@@ -180,6 +185,11 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Pull(request) => (pull::order(&request, context, voice).await?, Vec::new()),
         Command::InStore(command) => (Work::InStore(command), Vec::new()),
     };
+    in_the_store(work, files, context, voice).await
+}
+
+/// Carries out what needs the store, by whoever holds it.
+async fn in_the_store(work: Work, files: Vec<File>, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let folder = context.folder()?;
     match Store::open(&folder).await {
         Ok(store) => {
@@ -200,7 +210,8 @@ async fn carry_out(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker
     match work {
         Work::InStore(command) => in_store(command, store, voice).await,
         Work::Pull(order) => pull::run(store, order, voice).await,
-        Work::Pack(order) => pack::run(store, order, voice).await,
+        Work::Pack(order) => pack::run(store, order, files, voice).await,
+        Work::Receipt => receipt::write(store, files, voice).await,
         Work::Load(order) => load::run(store, order, files, voice).await,
         Work::Key(command) => key::run(store, command, voice).await,
         Work::Token(request) => token::run(store, request, voice).await,

@@ -1,13 +1,13 @@
 //! `naru pack`: the lock's things, or the store's, onto a medium.
 
-use std::fs;
+use std::fs::{self, File};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use artifact::{Progress, Selection};
-use bundle::{PackOptions, SecretKey};
+use bundle::{PackOptions, SecretKey, Since, WantList};
 use collect::lock::path_beside;
 use collect::{Lock, PackingList};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,13 @@ pub(crate) struct Request {
     /// Signs with this key, as `naru key new` writes it, and not with the store's own
     #[arg(long, value_name = "FILE")]
     sign: Option<PathBuf>,
+    /// Leaves out what is there already: a receipt, a bundle that was sent before, or their words. Given several times,
+    /// for several sites, only what all of them have is left out
+    #[arg(long, value_name = "RECEIPT|BUNDLE|WORDS")]
+    since: Vec<PathBuf>,
+    /// Only what a site's want-list lists
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["all", "since"])]
+    want: Option<PathBuf>,
 }
 
 /// A pack, as far as it needs the store.
@@ -53,20 +60,57 @@ pub(crate) struct Order {
     suffix: String,
     /// The key's text: the holder of the store may not read the file.
     sign: Option<String>,
+    since: Vec<Before>,
+    want: Option<WantList>,
+}
+
+/// What a site is said to have; files travel beside the order, in this order.
+#[derive(Debug, Serialize, Deserialize)]
+enum Before {
+    File(PathBuf),
+    Words(String),
 }
 
 /// Reads what is to be packed.
-pub(crate) fn order(request: &Request, context: &Context) -> anyhow::Result<Work> {
-    let selection = if request.all { Selection::All } else { selection(context)? };
+pub(crate) fn order(request: &Request, context: &Context) -> anyhow::Result<(Work, Vec<File>)> {
+    let want = request.want.as_deref().map(WantList::read).transpose()?;
+    // A want-list names what it needs by itself.
+    let selection = if request.all || want.is_some() { Selection::All } else { selection(context)? };
+    let (mut since, mut files) = (Vec::new(), Vec::new());
+    for given in &request.since {
+        if given.exists() {
+            let path = bundle::lister(given)?;
+            files.push(File::open(&path).with_context(|| path.display().to_string())?);
+            since.push(Before::File(path));
+        } else {
+            since.push(Before::Words(words(given)?));
+        }
+    }
     let sign = request.sign.as_ref().map(|path| fs::read_to_string(path).with_context(|| path.display().to_string()));
-    Ok(Work::Pack(Order {
+    let order = Order {
         selection,
         output: std::path::absolute(&request.output).with_context(|| request.output.display().to_string())?,
         volume_size: request.volume_size.map(|VolumeSize(bytes)| bytes),
         only: request.only.clone(),
         suffix: request.suffix.clone(),
         sign: sign.transpose()?,
-    }))
+        since,
+        want,
+    };
+    Ok((Work::Pack(Box::new(order)), files))
+}
+
+/// What is no path must be words, or an id.
+fn words(given: &Path) -> anyhow::Result<String> {
+    let text = given.to_string_lossy();
+    let is_id = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id || text.split_whitespace().count() >= 8 {
+        return Ok(text.into_owned());
+    }
+    Err(Failure::new(format!("{text}: there is no such file"))
+        .hint("name a receipt, a bundle or its folder, or write all eight words of one in quotes")
+        .exit(Exit::Usage)
+        .into())
 }
 
 /// What a lock that covers its list says.
@@ -84,8 +128,14 @@ fn selection(context: &Context) -> anyhow::Result<Selection> {
     Ok(lock.selection())
 }
 
-pub(crate) async fn run(store: &Store, order: &Order, voice: &Speaker) -> anyhow::Result<Exit> {
+pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &Speaker) -> anyhow::Result<Exit> {
     let sign = order.sign.as_deref().map(|text| SecretKey::parse(text, "the key to sign with")).transpose()?;
+    let mut files = files.into_iter();
+    let since = order.since.iter().filter_map(|before| match before {
+        Before::File(path) => Some(Since::File(path.clone(), files.next()?)),
+        Before::Words(words) => Some(Since::Words(words.clone())),
+    });
+    let since: Vec<Since> = since.collect();
     let options = PackOptions {
         out: order.output.clone(),
         volume_size: order.volume_size,
@@ -94,6 +144,8 @@ pub(crate) async fn run(store: &Store, order: &Order, voice: &Speaker) -> anyhow
         sign,
         // A bare sealed machine needs nothing else.
         binary: Some(PathBuf::from("/proc/self/exe")),
+        since,
+        want: order.want.clone(),
     };
     let packed = bundle::pack(store, &order.selection, options, Arc::clone(voice) as Arc<dyn Progress>).await?;
     for volume in &packed.volumes {
@@ -103,8 +155,14 @@ pub(crate) async fn run(store: &Store, order: &Order, voice: &Speaker) -> anyhow
             json!({ "volume": volume.path, "bytes": volume.size, "sha256": volume.sha256.hex(), "kept": volume.kept });
         voice.answer(&text, &value)?;
     }
+    let (assumed, assumed_bytes) = packed.assumed;
+    let difference = if assumed == 0 {
+        String::new()
+    } else {
+        format!("\n  assumes   {assumed} things ({}) to be there already", size(assumed_bytes))
+    };
     let text = format!(
-        "bundle {}\n  in words  {}\n  volumes   {}\n  signed by {}\n  public key {}",
+        "bundle {}\n  in words  {}\n  volumes   {}\n  signed by {}\n  public key {}{difference}",
         packed.id.hex(),
         packed.words,
         packed.of,
@@ -113,7 +171,7 @@ pub(crate) async fn run(store: &Store, order: &Order, voice: &Speaker) -> anyhow
     );
     let value = json!({
         "done": "pack", "bundle": packed.id.hex(), "words": packed.words, "volumes": packed.of,
-        "fingerprint": packed.fingerprint, "publicKey": packed.public_key,
+        "fingerprint": packed.fingerprint, "publicKey": packed.public_key, "assumed": assumed, "assumedBytes": assumed_bytes,
     });
     voice.answer(&text, &value)?;
     Ok(Exit::Done)

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use artifact::{Progress, Silent};
-use bundle::PublicKey;
 use bundle::key::Trusted;
+use bundle::{PublicKey, Receipt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::Store;
@@ -21,11 +21,17 @@ pub(crate) struct Request {
     /// Volumes, or the folder they lie in
     #[arg(required = true, value_name = "BUNDLE")]
     paths: Vec<PathBuf>,
+    /// Holds what a difference assumes against what its site says that it has
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
 }
 
 pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let trusted = trusted(context).await?;
-    let verified = bundle::verify(&request.paths, &trusted, Arc::clone(voice) as Arc<dyn Progress>).await?;
+    let receipt = request.receipt.as_deref().map(Receipt::open).transpose()?;
+    let site = receipt.as_ref().map(|receipt| (receipt.store.fingerprint(), receipt.generation));
+    let verified =
+        bundle::verify_for(&request.paths, &trusted, receipt, Arc::clone(voice) as Arc<dyn Progress>).await?;
     for damage in &verified.damage {
         voice.answer(&format!("DAMAGED  {damage}"), &json!({ "damaged": damage }))?;
     }
@@ -44,9 +50,23 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     } else {
         "read after the page cache was told to drop it: this file system has no way past it"
     };
+    let (assumed, assumed_bytes) = verified.assumed;
+    let difference = match (&site, assumed) {
+        (_, 0) => String::new(),
+        (Some((store, generation)), _) => {
+            format!(
+                "\n  assumes   {assumed} things ({}), held against store {store}, generation {generation}",
+                size(assumed_bytes)
+            )
+        }
+        (None, _) => format!(
+            "\n  assumes   {assumed} things ({}) to be at its site: not proven here, `--receipt FILE` does",
+            size(assumed_bytes)
+        ),
+    };
     let text = format!(
         "{}: bundle {}\n  in words  {}\n  volumes   {read} of {of}\n  members   {} ({}), every one hashed\n  entries   \
-         {} whole\n  signed by {} ({signer})\n  {medium}",
+         {} whole\n  signed by {} ({signer})\n  {medium}{difference}",
         if whole { "whole" } else { "NOT WHOLE" },
         verified.id,
         verified.words,
@@ -59,6 +79,7 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
         "whole": whole, "bundle": verified.id, "words": verified.words, "fingerprint": verified.fingerprint,
         "trusted": verified.trusted, "volumes": of, "read": read, "members": verified.members,
         "bytes": verified.bytes, "entries": verified.entries, "bypassed": verified.bypassed,
+        "assumed": assumed, "assumedBytes": assumed_bytes, "receipt": site.as_ref().map(|(store, _)| store),
     });
     voice.answer(&text, &value)?;
     Ok(if whole { Exit::Done } else { Exit::Incomplete })
