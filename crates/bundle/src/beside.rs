@@ -49,7 +49,7 @@ pub(crate) fn write(packed: &Packed, layout: &Layout, trees: &[Tree], options: &
     if let Some(binary) = &options.binary {
         sums.insert("naru".to_owned(), copy_binary(binary, &out.join("naru"))?);
     }
-    for volume in &packed.volumes {
+    for volume in packed.volumes.iter().chain(&packed.parity) {
         let name = volume.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         sums.insert(name, volume.sha256);
     }

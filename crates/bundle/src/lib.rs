@@ -9,6 +9,8 @@
 //!     ├── blobs/sha256/…         every other byte once, named by its digest
 //!     └── parts/sha256/…/OFFSET  a blob that is larger than a volume is cut
 //!
+//! Parity files beside the volumes bring back as many of them as were lost or damaged ([`repair`]).
+//!
 //! A difference leaves out what its sites have ([`receipt`](Receipt)), lists it as assumed, and a site that lacks some
 //! of that says so in a want-list ([`WantList`]).
 //!
@@ -18,29 +20,38 @@
 
 #![warn(missing_docs)]
 
+mod arrival;
 mod beside;
 mod document;
 mod error;
+mod foreign;
 pub mod key;
 mod load;
 mod medium;
 mod pack;
+mod parity;
 mod plan;
 mod prune;
 mod receipt;
 mod report;
 mod sign;
 mod tar;
+mod together;
 mod tree;
 mod verify;
 mod volume;
 mod want;
 mod words;
 
+pub use arrival::Arrival;
 pub use document::{Assumed, Member, Part, Plan, VolumeHead};
 pub use error::{Error, Result};
+#[cfg(fuzzing)]
+pub use foreign::walk_archive;
+pub use foreign::{As, Imported, Piece, Sort, import, pieces};
 pub use load::{LoadOptions, Loaded, Pending, load};
 pub use pack::{PackOptions, Packed, PackedVolume, pack};
+pub use parity::{Covered, repair};
 pub use prune::{Names, stale};
 pub use receipt::{Inventory, Receipt, Since, in_all, lister};
 pub use report::{Format, Row, report_of_bundle, report_of_rows};

@@ -8,22 +8,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use artifact::{Digest, Kind, Manifest, Progress, Repository};
 use serde::{Deserialize, Serialize};
 use store::{Applied, Cause, Change, NewBlob, Store};
-use tokio::sync::mpsc;
 
 use crate::document::{Assumed, Member, Part, What};
+use crate::parity::{self, Parity};
+use crate::together::Together;
 use crate::tree::Tree;
 use crate::verify::{Documents, documents, manifest_bytes, shown, some};
 use crate::volume::Volume;
-use crate::{Error, Names, Plan, PublicKey, Result, WantList, key, plan, volume_name, words};
-
-/// Blobs that share a commit.
-const BATCH: usize = 64;
+use crate::{As, Error, Names, Plan, PublicKey, Result, WantList, key, plan, volume_name, words};
 
 /// How a bundle is to be loaded.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +29,10 @@ pub struct LoadOptions {
     pub force: bool,
     /// Who loads, for the history.
     pub by: String,
+    /// What to call the images of an archive.
+    pub rename: Option<As>,
+    /// Take archives, which nobody has signed, although keys are trusted here.
+    pub unsigned: bool,
 }
 
 /// A bundle of which something is still missing.
@@ -73,6 +74,8 @@ pub struct Loaded {
     /// The file that lists what must be sent for besides whole volumes: what was assumed and is not here, and members
     /// that were damaged or taken out.
     pub want: Option<PathBuf>,
+    /// The volumes that were brought back from parity.
+    pub rebuilt: Vec<u32>,
 }
 
 /// Loads volumes, of one bundle or of several: each bundle by itself. The files were opened by the caller; their paths
@@ -86,7 +89,19 @@ pub async fn load(
     let trusted = key::trusted(store).await?;
     let (mut bundles, mut damage): (BTreeMap<Digest, Vec<Volume>>, Vec<Error>) = Default::default();
     let alone = files.len() == 1;
+    let mut parities: BTreeMap<Digest, Vec<Parity>> = BTreeMap::new();
     for (path, file) in files {
+        if Parity::is_one(&file) {
+            // A parity file that cannot be read covers nothing; whether that matters is seen later.
+            match Parity::read(&path, file) {
+                Ok(parity) => {
+                    parity.check_trust(&trusted)?;
+                    parities.entry(parity.bundle()).or_default().push(parity);
+                }
+                Err(error) => progress.warn(&error.to_string()),
+            }
+            continue;
+        }
         match tokio::task::spawn_blocking(move || Volume::read(&path, file)).await? {
             Ok(volume) => {
                 volume.check_trust(&trusted)?;
@@ -112,7 +127,12 @@ pub async fn load(
             damage: damage.iter().map(ToString::to_string).collect(),
             ..Loaded::default()
         };
-        loading(id).run(volumes, &mut loaded).await?;
+        let volumes = Arc::new(volumes);
+        loading(id).run(Arc::clone(&volumes), &mut loaded).await?;
+        let is_short = loaded.pending.is_some() || !loaded.damage.is_empty();
+        if let Some(parities) = parities.remove(&id).filter(|_| is_short) {
+            loading(id).rebuild(volumes, parities, &mut loaded).await?;
+        }
         all.push(loaded);
     }
     // What arrived may be what another bundle waits for.
@@ -142,8 +162,7 @@ enum Brought {
 }
 
 impl Loading<'_> {
-    async fn run(&self, volumes: Vec<Volume>, loaded: &mut Loaded) -> Result<()> {
-        let volumes = Arc::new(volumes);
+    async fn run(&self, volumes: Arc<Vec<Volume>>, loaded: &mut Loaded) -> Result<()> {
         let read = Arc::clone(&volumes);
         let documents = tokio::task::spawn_blocking(move || documents(&read)).await??;
         let remembered = match &documents {
@@ -181,6 +200,38 @@ impl Loading<'_> {
         let missing = vec!["the list of what the bundle holds: it is in its first and in its last volume".to_owned()];
         loaded.pending = Some(Pending { missing, entries: None });
         self.set_pending(loaded.pending.as_ref()).await
+    }
+
+    /// Brings back, from parity, the volumes that are missing or damaged, and loads them. They lie in the store while
+    /// that lasts: nothing is written to the medium.
+    async fn rebuild(&self, volumes: Arc<Vec<Volume>>, parities: Vec<Parity>, loaded: &mut Loaded) -> Result<()> {
+        let into = self.store.folder().join("partial").join(format!("rebuilt-{}", self.id.hex()));
+        let (folder, progress) = (into.clone(), Arc::clone(self.progress));
+        let rebuilt = tokio::task::spawn_blocking(move || {
+            let files: Vec<_> = volumes.iter().map(|volume| (volume.path.as_path(), &volume.file)).collect();
+            let paths = parity::rebuild(&files, &parities, &folder, progress.as_ref())?;
+            paths.iter().map(|path| Volume::open(path)).collect::<Result<Vec<_>>>()
+        });
+        let outcome = match rebuilt.await? {
+            Ok(rebuilt) if rebuilt.is_empty() => Ok(()),
+            Ok(rebuilt) => {
+                loaded.rebuilt = rebuilt.iter().map(|volume| volume.head.volume).collect();
+                loaded.damage.clear();
+                (loaded.pending, loaded.want, loaded.entries) = (None, None, 0);
+                let before = std::mem::take(&mut loaded.applied);
+                let outcome = self.run(Arc::new(rebuilt), loaded).await;
+                loaded.applied.replaced.splice(0..0, before.replaced);
+                loaded.applied.kept.splice(0..0, before.kept);
+                outcome
+            }
+            // What was loaded is loaded, and what is missing was named.
+            Err(error) => {
+                self.progress.warn(&error.to_string());
+                Ok(())
+            }
+        };
+        let _ = std::fs::remove_dir_all(&into);
+        outcome
     }
 
     /// Looks at a bundle that waits, when others have been loaded; answers it if that changed something.
@@ -353,40 +404,17 @@ impl Loading<'_> {
             return Err(Error::NoSpace { path: self.store.folder().to_owned(), needed: total, free });
         }
         self.progress.begin("load", total);
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let (sender, mut brought) = mpsc::channel(BATCH);
-        let (work, next) = (Arc::new(work), Arc::new(AtomicUsize::new(0)));
-        let failed: Arc<Mutex<Option<Error>>> = Arc::default();
-        for _ in 0..threads.min(work.len()) {
-            let (store, volumes, work, next) =
-                (self.store.clone(), Arc::clone(volumes), Arc::clone(&work), Arc::clone(&next));
-            let (sender, failed, progress) = (sender.clone(), Arc::clone(&failed), Arc::clone(self.progress));
-            tokio::task::spawn_blocking(move || {
-                while let Some(work) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match bring(&store, &volumes, work, progress.as_ref()) {
-                        Ok(brought) => {
-                            for one in brought {
-                                if sender.blocking_send(one).is_err() {
-                                    return;
-                                }
-                            }
-                        }
-                        Err(error) => {
-                            // The disk, not the medium: nobody goes on.
-                            next.store(usize::MAX / 2, Ordering::Relaxed);
-                            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                            return;
-                        }
-                    }
-                }
-            });
-        }
-        drop(sender);
-        let mut group = Vec::with_capacity(BATCH);
-        while brought.recv_many(&mut group, BATCH).await > 0 {
+        let (store, volumes, progress) = (self.store.clone(), Arc::clone(volumes), Arc::clone(self.progress));
+        // An error is of our own disk, not of the medium.
+        let mut together = Together::begin(work, move |work| bring(&store, &volumes, work, progress.as_ref()));
+        loop {
+            let group = together.group().await;
+            if group.is_empty() {
+                break;
+            }
             let mut change = Change::new();
             let mut whole = Vec::new();
-            for one in group.drain(..) {
+            for one in group {
                 match one {
                     Brought::Blob(blob) => {
                         whole.push(*blob.digest());
@@ -408,8 +436,7 @@ impl Loading<'_> {
         }
         self.progress.end();
         loaded.damage.sort();
-        let failure = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        failure.map_or(Ok(()), Err)
+        together.end()
     }
 
     /// Which pieces of a cut blob are on disk already: offset and length.

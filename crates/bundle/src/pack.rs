@@ -17,7 +17,9 @@ use crate::plan::{self, Cargo, Item, LaidVolume, Layout, Source};
 use crate::receipt::{self, Inventory, Since};
 use crate::tree::{Tree, TreeManifest};
 use crate::volume::CHUNK;
-use crate::{Error, Plan, Result, SecretKey, Volume, WantList, beside, document, key, tar, volumes_below, words};
+use crate::{
+    Error, Plan, Result, SecretKey, Volume, WantList, beside, document, key, parity, tar, volumes_below, words,
+};
 
 /// vfat's own number (statfs(2), `MSDOS_SUPER_MAGIC`); its files end one byte before 4 GiB.
 const VFAT: i64 = 0x4d44;
@@ -34,12 +36,16 @@ pub struct PackOptions {
     pub volume_size: Option<u64>,
     /// Write only these volumes, counted from 1.
     pub only: Option<RangeInclusive<usize>>,
+    /// Write as many as there is room for, and say which are left for the next medium.
+    pub in_turn: bool,
     /// What the volumes' names end in; `.tar`.
     pub suffix: String,
     /// The key to sign with; `None`: the store's own.
     pub sign: Option<SecretKey>,
     /// The program to lay beside the volumes.
     pub binary: Option<PathBuf>,
+    /// Parity files to lay beside the volumes: so many lost volumes can be brought back.
+    pub parity: usize,
     /// Leave out what all of these have.
     pub since: Vec<Since>,
     /// Carry nothing but what this lists; the selection is then what needs it.
@@ -76,6 +82,10 @@ pub struct Packed {
     pub assumed: (u64, u64),
     /// Those that were written or kept by this run.
     pub volumes: Vec<PackedVolume>,
+    /// The first and the last volume for which there was no room here.
+    pub rest: Option<(usize, usize)>,
+    /// The parity files.
+    pub parity: Vec<PackedVolume>,
 }
 
 /// Packs what is selected.
@@ -88,6 +98,9 @@ pub async fn pack(
     options: PackOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Packed> {
+    if let Some(size) = options.volume_size.filter(|size| *size < plan::LEAST) {
+        return Err(Error::VolumeSize { size, why: "the least is 10 MiB".to_owned() });
+    }
     let out = options.out.clone();
     std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
     let mut options = options;
@@ -372,15 +385,13 @@ fn write(
             item.member.sha256 = hash_piece(store, blob, 0, blob.size, |_| ())?;
         }
     }
-    let cargo = Cargo {
-        trees: tree_digests,
-        documents,
-        blobs,
-        assumes,
-        limit: options.volume_size,
-        suffix: &options.suffix,
-        key,
-    };
+    let mut limit = options.volume_size;
+    if let Some(limit) = limit.as_mut().filter(|_| options.parity > 0) {
+        // A parity file is larger than the largest volume, and must fit as well.
+        let bytes: u64 = blobs.iter().map(|item| item.member.size).sum();
+        *limit = limit.saturating_sub(parity::overhead(bytes / (*limit / 2).max(1) + 3));
+    }
+    let cargo = Cargo { trees: tree_digests, documents, blobs, assumes, limit, suffix: &options.suffix, key };
     // The pieces of a blob are hashed in their order, and together they must be the blob: `verify` sees them one by one.
     let mut whole: HashMap<Digest, Hasher> = HashMap::new();
     let layout = plan::lay(&cargo, |blob, at, size| {
@@ -394,10 +405,12 @@ fn write(
     })?;
     drop(cargo);
     refuse_others(&layout, &options.out)?;
-    let numbers: Vec<usize> = (1..=layout.volumes.len())
+    let mut numbers: Vec<usize> = (1..=layout.volumes.len())
         .filter(|number| options.only.as_ref().is_none_or(|only| only.contains(number)))
         .collect();
-    check_room(&layout, &numbers, options)?;
+    let fitting = room_for(&layout, &numbers, options)?;
+    let rest = numbers.get(fitting).copied().zip(numbers.last().copied());
+    numbers.truncate(fitting);
     let total = numbers.iter().filter_map(|number| layout.volumes.get(number - 1)).map(|volume| volume.size).sum();
     progress.begin("pack", total);
     let next = AtomicUsize::new(0);
@@ -432,11 +445,32 @@ fn write(
         public_key: key.public().to_line(),
         of: layout.volumes.len(),
         assumed,
+        rest,
         volumes,
+        parity: Vec::new(),
     };
+    let packed = Packed { parity: cover(&packed, options, key, progress)?, ..packed };
     beside::write(&packed, &layout, &trees, options)?;
     sync_folder(&options.out)?;
     Ok((packed, layout.plan))
+}
+
+/// Lays parity beside the volumes.
+fn cover(
+    packed: &Packed,
+    options: &PackOptions,
+    key: &SecretKey,
+    progress: &dyn Progress,
+) -> Result<Vec<PackedVolume>> {
+    if options.parity == 0 {
+        return Ok(Vec::new());
+    }
+    if packed.volumes.len() < packed.of {
+        let why = format!("it is made of all {} volumes, and {} are written here", packed.of, packed.volumes.len());
+        return Err(Error::Parity { why });
+    }
+    let PackOptions { out, parity, suffix, .. } = options;
+    parity::write(out, *parity, packed.id, &packed.volumes, suffix, key, progress)
 }
 
 fn hash_piece(store: &Store, blob: &store::Blob, at: u64, size: u64, mut also: impl FnMut(&[u8])) -> Result<Digest> {
@@ -496,16 +530,24 @@ fn refuse_others(layout: &Layout, out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn check_room(layout: &Layout, numbers: &[usize], options: &PackOptions) -> Result<()> {
+/// How many of these volumes there is room for, in their order. All of them, unless they may go to several media.
+fn room_for(layout: &Layout, numbers: &[usize], options: &PackOptions) -> Result<usize> {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    let mut needed = 1 << 20;
-    for volume in numbers.iter().filter_map(|number| layout.volumes.get(number - 1)) {
-        needed += volume.size.saturating_sub(size(&options.out.join(&volume.name)));
-    }
-    needed += options.binary.as_deref().map_or(0, size);
     let status = rustix::fs::statvfs(&options.out).map_err(|error| Error::io(&options.out)(error.into()))?;
     let free = status.f_bavail.saturating_mul(status.f_frsize);
-    if needed > free { Err(Error::NoSpace { path: options.out.clone(), needed, free }) } else { Ok(()) }
+    let mut needed = 1 << 20;
+    needed += options.binary.as_deref().map_or(0, size).saturating_sub(size(&options.out.join("naru")));
+    let largest = layout.volumes.iter().map(|volume| volume.size).max().unwrap_or_default();
+    needed += options.parity as u64 * (largest + parity::overhead(layout.volumes.len() as u64));
+    let mut fitting = 0;
+    for volume in numbers.iter().filter_map(|number| layout.volumes.get(number - 1)) {
+        needed += volume.size.saturating_sub(size(&options.out.join(&volume.name)));
+        fitting += usize::from(needed <= free);
+    }
+    if needed > free && !options.in_turn {
+        return Err(Error::NoSpace { path: options.out.clone(), needed, free });
+    }
+    Ok(fitting)
 }
 
 /// Writes a volume, head first, in one pass; under another name until it is whole and durable.

@@ -166,9 +166,6 @@ fn place(cargo: &Cargo<'_>, reserved: u64) -> Result<Vec<Vec<Item>>> {
     let Some(limit) = cargo.limit else { return Ok(vec![cargo.blobs.clone()]) };
     let fixed = tar::header_bound(HEAD, limit) + HEAD_BOUND + tar::header_bound(SIGNATURE, 0) + 1024 + tar::END + 512;
     let room = limit.saturating_sub(fixed);
-    if limit < LEAST {
-        return Err(Error::VolumeSize { size: limit, why: "the least is 10 MiB".to_owned() });
-    }
     if reserved.saturating_add(LEAST_PIECE) > room {
         let why = format!("the bundle's own lists and manifests have {reserved} bytes, and must fit into one volume");
         return Err(Error::VolumeSize { size: limit, why });

@@ -10,6 +10,7 @@ use artifact::{Digest, Hasher, Kind, Manifest, Progress};
 use crate::document::{Assumed, PLAN, What};
 use crate::key::Trusted;
 use crate::medium::{Medium, Past};
+use crate::parity::Parity;
 use crate::tree::Tree;
 use crate::volume::{Volume, volumes_below};
 use crate::{Error, Plan, Receipt, Result, plan, volume_name, words};
@@ -27,6 +28,8 @@ pub struct Verified {
     pub trusted: Option<bool>,
     /// How many volumes it has in all, and how many were read.
     pub volumes: (usize, usize),
+    /// Volumes of which every byte was right.
+    pub sound: usize,
     /// Members that were hashed.
     pub members: u64,
     /// Their bytes.
@@ -41,12 +44,20 @@ pub struct Verified {
     pub missing: Vec<String>,
     /// Things that a difference takes to be at its site already, and their bytes: not proven by it.
     pub assumed: (u64, u64),
+    /// Volumes that are missing or damaged, and parity files that are whole.
+    pub parity: (usize, usize),
 }
 
 impl Verified {
     /// Whether the bundle may leave the room.
     pub fn is_whole(&self) -> bool {
         self.damage.is_empty() && self.missing.is_empty()
+    }
+
+    /// Whether all that is missing or damaged can be brought back from the parity files.
+    pub fn is_covered(&self) -> bool {
+        let (lost, whole) = self.parity;
+        lost > 0 && lost <= whole
     }
 }
 
@@ -69,8 +80,12 @@ pub async fn verify_for(
     receipt: Option<Receipt>,
     progress: Arc<dyn Progress>,
 ) -> Result<Verified> {
-    let (paths, trusted) = (volumes_below(paths)?, trusted.to_vec());
-    let work = move || verify_volumes(&paths, &trusted, receipt.as_ref(), progress.as_ref());
+    let (given, paths, trusted) = (paths.to_vec(), volumes_below(paths)?, trusted.to_vec());
+    let work = move || {
+        let mut verified = verify_volumes(&paths, &trusted, receipt.as_ref(), progress.as_ref())?;
+        verify_parity(&given, &trusted, progress.as_ref(), &mut verified)?;
+        Ok(verified)
+    };
     tokio::task::spawn_blocking(work).await?
 }
 
@@ -107,8 +122,35 @@ fn verify_volumes(
     for volume in &volumes {
         verified.damage.extend(volume.removed.iter().map(|member| volume.removal(member)));
     }
+    let is_sound = |volume: &&Volume| {
+        volume.removed.is_empty() && volume.head.members.iter().all(|member| good.contains(&member.name))
+    };
+    let sound: HashSet<u32> = volumes.iter().filter(is_sound).map(|volume| volume.head.volume).collect();
+    verified.sound = sound.len();
     check_graphs(&volumes, &good, receipt, &mut verified)?;
     Ok(verified)
+}
+
+/// Hashes the parity files, and holds them against what is lost.
+fn verify_parity(
+    given: &[PathBuf],
+    trusted: &[Trusted],
+    progress: &dyn Progress,
+    verified: &mut Verified,
+) -> Result<()> {
+    let parities = Parity::open_below(given)?;
+    let Some(first) = parities.first() else { return Ok(()) };
+    if first.bundle().hex() != verified.id {
+        return Ok(());
+    }
+    parities.iter().try_for_each(|parity| parity.check_trust(trusted))?;
+    let (of, _) = verified.volumes;
+    let whole = parities.iter().filter(|parity| parity.is_whole(progress)).count();
+    verified.parity = (of.saturating_sub(verified.sound), whole);
+    if whole < first.of() {
+        verified.damage.push(format!("{} of {} parity files are missing or damaged", first.of() - whole, first.of()));
+    }
+    Ok(())
 }
 
 pub(crate) fn same_bundle(first: &Volume, other: &Volume) -> Result<()> {

@@ -8,6 +8,7 @@ use artifact::Hasher;
 
 use crate::document::{DOCUMENT_LIMIT, HEAD, Member, SIGNATURE, VolumeHead};
 use crate::key::Trusted;
+use crate::parity::Parity;
 use crate::{Error, PublicKey, Result, Signature, plan, tar};
 
 /// Bytes read at a time.
@@ -206,12 +207,14 @@ impl Volume {
     }
 }
 
-/// The volumes that these paths mean: files as they are, of folders those files that begin as a volume does.
+/// The volumes that these paths mean: files as they are, but for parity, and of folders those files that begin as a volume does.
 pub fn volumes_below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut volumes = Vec::new();
     for path in paths {
         if !std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
-            volumes.push(path.clone());
+            if !File::open(path).is_ok_and(|file| Parity::is_one(&file)) {
+                volumes.push(path.clone());
+            }
             continue;
         }
         let before = volumes.len();

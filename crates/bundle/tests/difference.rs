@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -238,4 +238,104 @@ async fn a_member_that_was_taken_out_is_named_and_sent_for() {
     assert_eq!(carried(&volume(&wanted)), HashSet::from([member]));
     assert!(load(&site, &volume(&wanted)).await.iter().all(|loaded| loaded.pending.is_none()));
     assert!(site.entry(&Repository::image("a.io", "app"), "1").await.unwrap().is_some());
+}
+
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let step = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..length).map(step).collect()
+}
+
+/// Four volumes or more of 10 MiB, and two parity files.
+async fn covered(folder: &Path) -> (Packed, PathBuf) {
+    let outside = store(folder, "outside").await;
+    let (one, two) = (noise(1, 26 << 20), noise(2, 9 << 20));
+    image(&outside, "large", 1, &[&one, &two, b"small"]).await;
+    let out = folder.join("medium");
+    let options = PackOptions {
+        out: out.clone(),
+        suffix: ".tar".into(),
+        volume_size: Some(10 << 20),
+        parity: 2,
+        ..PackOptions::default()
+    };
+    let packed = bundle::pack(&outside, &Selection::All, options, Arc::new(Silent)).await.unwrap();
+    assert!(packed.of >= 4 && packed.parity.len() == 2, "{packed:?}");
+    // All of it fits where a volume fits.
+    assert!(packed.volumes.iter().chain(&packed.parity).all(|file| file.size <= 10 << 20), "{packed:?}");
+    (packed, out)
+}
+
+async fn load_all(store: &Store, folder: &Path) -> Loaded {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "tar"));
+    let files = files.map(|path| (path.clone(), File::open(path).unwrap())).collect();
+    bundle::load(store, files, &LoadOptions::default(), Arc::new(Silent)).await.unwrap().remove(0)
+}
+
+#[tokio::test]
+async fn lost_and_damaged_volumes_come_back_from_parity() {
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, out) = covered(folder.path()).await;
+    let verify = async || bundle::verify(std::slice::from_ref(&out), &[], Arc::new(Silent)).await.unwrap();
+    let verified = verify().await;
+    assert!(verified.is_whole() && verified.parity == (0, 2), "{verified:?}");
+    assert!(std::fs::read_to_string(out.join("SHA256SUMS")).unwrap().contains("naru-parity-02.tar"));
+
+    // The one with the list goes, and another has a bit flipped in the middle.
+    let (gone, hurt) = (&packed.volumes[0].path, &packed.volumes[2].path);
+    let kept = std::fs::read(gone).unwrap();
+    std::fs::remove_file(gone).unwrap();
+    let mut bytes = std::fs::read(hurt).unwrap();
+    bytes[5 << 20] ^= 1;
+    std::fs::write(hurt, &bytes).unwrap();
+    let verified = verify().await;
+    assert!(!verified.is_whole() && verified.is_covered() && verified.parity == (2, 2), "{verified:?}");
+
+    let site = store(folder.path(), "site").await;
+    let before: BTreeSet<PathBuf> = names_in(&out);
+    let loaded = load_all(&site, &out).await;
+    assert!(loaded.pending.is_none() && loaded.damage.is_empty(), "{loaded:?}");
+    assert_eq!(loaded.rebuilt, [1, 3]);
+    assert!(site.entry(&Repository::image("a.io", "large"), "1").await.unwrap().is_some());
+    assert!(site.fsck(false, Arc::new(Silent)).await.unwrap().findings.is_empty());
+    assert_eq!(names_in(&out), before, "nothing is written to the medium");
+    assert_eq!(names_in(&folder.path().join("site/partial")).len(), 0);
+
+    let back = folder.path().join("back");
+    let repaired = bundle::repair(std::slice::from_ref(&out), &[], &back, &Silent).unwrap();
+    assert_eq!(repaired.len(), 2);
+    assert!(std::fs::read(back.join("naru-0001.tar")).unwrap() == kept);
+
+    // One more than there is parity for.
+    std::fs::remove_file(&packed.volumes[1].path).unwrap();
+    let verified = verify().await;
+    assert!(!verified.is_covered() && verified.parity == (3, 2), "{verified:?}");
+    let other = store(folder.path(), "other").await;
+    let loaded = load_all(&other, &out).await;
+    assert!(loaded.pending.is_some() && loaded.rebuilt.is_empty());
+}
+
+fn names_in(folder: &Path) -> BTreeSet<PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// What was loaded volume by volume is finished by what is left and the parity.
+#[tokio::test]
+async fn parity_finishes_what_was_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, out) = covered(folder.path()).await;
+    let site = store(folder.path(), "site").await;
+    let first = load(&site, &packed.volumes[0].path).await.remove(0);
+    assert!(first.pending.is_some());
+    std::fs::remove_file(&packed.volumes[1].path).unwrap();
+    let loaded = load_all(&site, &out).await;
+    assert!(loaded.pending.is_none(), "{:?}", loaded.pending);
+    assert_eq!(loaded.rebuilt, [2]);
+    assert!(site.documents("pieces/").await.unwrap().is_empty());
 }

@@ -137,9 +137,12 @@ fn exit(cause: &(dyn Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<bundle::Error>() {
         return match error {
-            bundle::Error::Signature { .. } | bundle::Error::Untrusted { .. } => Some(Exit::Untrusted),
+            bundle::Error::Signature { .. } | bundle::Error::Untrusted { .. } | bundle::Error::Unsigned { .. } => {
+                Some(Exit::Untrusted)
+            }
             bundle::Error::Damaged { .. } => Some(Exit::Incomplete),
             bundle::Error::VolumeSize { .. }
+            | bundle::Error::As { .. }
             | bundle::Error::Receipt { .. }
             | bundle::Error::NotRemembered { .. }
             | bundle::Error::WantList { .. } => Some(Exit::Usage),

@@ -169,3 +169,10 @@ pub(crate) fn kind(error: &sqlx::Error) -> io::ErrorKind {
         _ => io::ErrorKind::Other,
     }
 }
+
+/// Whether the disk failed to take what SQLite wrote or synced: `SQLITE_IOERR_WRITE`, _FSYNC, _`DIR_FSYNC`
+/// (sqlite.org/rescode.html).
+pub(crate) fn is_failed_write(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| ["778", "1034", "1290"].contains(&code.as_ref()))
+}

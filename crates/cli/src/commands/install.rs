@@ -88,7 +88,7 @@ fn copy_binary(to: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes beside and renames, so that a running service's binary or unit is never half there.
-fn put(path: &Path, mode: u32, from: &mut impl io::Read) -> anyhow::Result<()> {
+pub(super) fn put(path: &Path, mode: u32, from: &mut impl io::Read) -> anyhow::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -96,10 +96,10 @@ fn put(path: &Path, mode: u32, from: &mut impl io::Read) -> anyhow::Result<()> {
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    Ok(File::open(folder)?.sync_all()?)
 }
 
-fn below(root: &Path, path: &Path) -> PathBuf {
+pub(super) fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 

@@ -26,9 +26,11 @@ mod setup;
 mod show;
 mod token;
 mod verify;
+mod watch;
 mod why;
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -86,7 +88,7 @@ pub(crate) enum Command {
     Verify(verify::Request),
     /// Lists what a bundle or a lock holds, for whoever must approve it
     Report(report::Request),
-    /// Verifies bundles and takes them into the store
+    /// Takes bundles, verified, and archives of images into the store
     Load(load::Request),
     /// Makes, trusts and lists keys
     #[command(subcommand)]
@@ -98,7 +100,7 @@ pub(crate) enum Command {
     Serve(serve::Request),
     /// Makes the whole journey on this machine, on real input, and leaves nothing behind
     Quickstart(quickstart::Request),
-    /// Prints the configuration with which a client pulls from here
+    /// Prints the configuration with which a client pulls from here, or writes it
     Setup(setup::Request),
     /// Sets this machine up to serve: binary, user, folders, unit, labels, firewall
     Install(install::Request),
@@ -165,17 +167,20 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Init => return init::run(context, voice),
         Command::Verify(request) => return verify::run(&request, context, voice).await,
         Command::Report(request) => return report::run(request, context, voice).await,
-        Command::Pack(request) => pack::order(&request, context)?,
+        Command::Pack(request) => return pack::begin(request, context, voice).await,
         Command::Receipt(request) => return receipt::run(&request, context, voice).await,
-        Command::Load(request) => load::order(&request)?,
+        Command::Load(request) => match request.watched() {
+            Some(folder) => return watch::run(&request, folder, context, voice).await,
+            None => load::order(&request)?,
+        },
         Command::Key(request) => match key::prepare(request, voice)? {
             Some(command) => (Work::Key(command), Vec::new()),
             None => return Ok(Exit::Done),
         },
         Command::Token(request) => (Work::Token(request), Vec::new()),
         Command::Setup(request) => match setup::run(&request, context, voice).await? {
-            Some(work) => (work, Vec::new()),
-            None => return Ok(Exit::Done),
+            ControlFlow::Continue(work) => (work, Vec::new()),
+            ControlFlow::Break(exit) => return Ok(exit),
         },
         Command::Serve(request) => return serve::run(&request, context, voice, signals::end()).await,
         Command::Quickstart(request) => return quickstart::run(&request, context, voice).await,

@@ -24,6 +24,9 @@ pub(crate) struct Request {
     /// Holds what a difference assumes against what its site says that it has
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
+    /// Brings missing and damaged volumes back into this folder, from the parity files that lie beside the others
+    #[arg(long, value_name = "DIR")]
+    repair: Option<PathBuf>,
 }
 
 pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
@@ -64,10 +67,19 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
             size(assumed_bytes)
         ),
     };
+    let parity = match verified.parity {
+        (_, 0) => String::new(),
+        (0, files) => format!("\n  parity    {files} files: as many lost volumes could be brought back"),
+        (lost, files) => format!("\n  parity    {files} files whole, {lost} volumes lost or damaged"),
+    };
     let text = format!(
         "{}: bundle {}\n  in words  {}\n  volumes   {read} of {of}\n  members   {} ({}), every one hashed\n  entries   \
-         {} whole\n  signed by {} ({signer})\n  {medium}{difference}",
-        if whole { "whole" } else { "NOT WHOLE" },
+         {} whole\n  signed by {} ({signer})\n  {medium}{difference}{parity}",
+        match (whole, verified.is_covered()) {
+            (true, _) => "whole",
+            (false, true) => "NOT WHOLE, but covered by parity",
+            (false, false) => "NOT WHOLE",
+        },
         verified.id,
         verified.words,
         verified.members,
@@ -79,10 +91,19 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
         "whole": whole, "bundle": verified.id, "words": verified.words, "fingerprint": verified.fingerprint,
         "trusted": verified.trusted, "volumes": of, "read": read, "members": verified.members,
         "bytes": verified.bytes, "entries": verified.entries, "bypassed": verified.bypassed,
+        "covered": verified.is_covered(), "lost": verified.parity.0, "parity": verified.parity.1,
         "assumed": assumed, "assumedBytes": assumed_bytes, "receipt": site.as_ref().map(|(store, _)| store),
     });
     voice.answer(&text, &value)?;
-    Ok(if whole { Exit::Done } else { Exit::Incomplete })
+    if let Some(into) = request.repair.clone().filter(|_| !whole) {
+        let (paths, voice_too) = (request.paths.clone(), Arc::clone(voice));
+        let work = move || bundle::repair(&paths, &trusted, &into, voice_too.as_ref());
+        let rebuilt = tokio::task::spawn_blocking(work).await??;
+        for path in &rebuilt {
+            voice.answer(&format!("rebuilt  {}", path.display()), &json!({ "rebuilt": path }))?;
+        }
+    }
+    Ok(if whole || verified.is_covered() { Exit::Done } else { Exit::Incomplete })
 }
 
 /// A key of a store, as `naru key ls` lists it for machines.
