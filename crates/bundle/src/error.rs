@@ -134,6 +134,16 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Bytes lie in a volume that is not here.
+    #[error("{digest} needs {}, which is not here", .names.join(" and "))]
+    Elsewhere {
+        /// What was asked for.
+        digest: Digest,
+        /// The volumes' numbers.
+        volumes: Vec<u32>,
+        /// Their names.
+        names: Vec<String>,
+    },
     /// A thread of ours ended without an answer.
     #[error("a worker ended early: {0}")]
     Worker(#[from] tokio::task::JoinError),
@@ -202,6 +212,7 @@ impl Error {
                 "`naru fsck` tells what is wrong; `naru pull` fetches it again once `naru rm` has dropped it".to_owned()
             }
             Self::Tree { .. } => "the bundle was made by a faulty or hostile program; do not load it".to_owned(),
+            Self::Elsewhere { .. } => "bring that volume, and begin again".to_owned(),
             Self::Worker(_) => return None,
         })
     }

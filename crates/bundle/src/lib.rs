@@ -1,15 +1,17 @@
 //! The bundle: what crosses the gap, as one volume or several.
 //!
 //!     naru-0001.tar
-//!     ├── volume.json            which bundle, which volume of how many, every member's name, size, offset, sha256
+//!     ├── volume.json            which bundle, which volume of how many, the hashes of the list that follows
 //!     ├── volume.json.minisig    the signature of that, in minisign's format
-//!     ├── bundle.json            the whole plan; its sha256 is the bundle's id       ┐ in the first
+//!     ├── members.jsonl          every member's name, size, offset, sha256
+//!     ├── bundle.json            the plan; its sha256 is the bundle's id             ┐
+//!     ├── bundle.jsonl           every volume's members                              ├ in the first
 //!     ├── trees/sha256/…         one document a repository: entries, manifests       ├ and in the last
 //!     ├── manifests/sha256/…     every manifest, byte for byte                       ┘ volume
 //!     ├── blobs/sha256/…         every other byte once, named by its digest
 //!     └── parts/sha256/…/OFFSET  a blob that is larger than a volume is cut
 //!
-//! Trust runs from the key to `volume.json` to each member, so a volume can be checked and loaded alone, in any order,
+//! Trust runs from the key to `volume.json` to its list to each member, so a volume can be checked and loaded alone, in any order,
 //! twice. The layout is planned before a byte is written ([`plan`]), and has no clock in it: the same store and list
 //! give the same volumes.
 
@@ -19,12 +21,14 @@ mod beside;
 mod document;
 mod error;
 pub mod key;
+mod lines;
 mod load;
 mod medium;
 mod pack;
 mod plan;
 mod prune;
 mod report;
+mod shelf;
 mod sign;
 mod tar;
 mod tree;
@@ -32,12 +36,14 @@ mod verify;
 mod volume;
 mod words;
 
-pub use document::{Member, Part, Plan, VolumeHead};
+pub use document::{Member, Part, Plan, Share, TreeHead, VolumeHead};
 pub use error::{Error, Result};
+pub use lines::List;
 pub use load::{LoadOptions, Loaded, Pending, load};
 pub use pack::{PackOptions, Packed, PackedVolume, pack};
 pub use prune::{Names, stale};
 pub use report::{Format, Row, report_of_bundle, report_of_rows};
+pub use shelf::{Lying, Piece, Shelf};
 pub use sign::{PublicKey, SecretKey, Signature};
 pub use verify::{Verified, verify};
 pub use volume::{Volume, volumes_below};

@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use store::{Applied, Cause, Change, NewBlob, Store};
 use tokio::sync::mpsc;
 
-use crate::document::{Member, Part, What};
+use crate::document::{Member, Part, TreeHead, What};
 use crate::tree::Tree;
 use crate::verify::{Documents, documents, manifest_bytes, shown, some};
 use crate::volume::Volume;
-use crate::{Error, Names, Plan, Result, key, plan, volume_name, words};
+use crate::{Error, Names, Plan, Result, key, volume_name, words};
 
 /// Blobs that share a commit.
 const BATCH: usize = 64;
@@ -158,11 +158,11 @@ impl Loading<'_> {
 
     /// Keeps the plan and the trees until the bundle is whole.
     async fn remember(&self, plan: &Plan, trees: &[Tree]) -> Result<()> {
-        for (digest, tree) in plan.trees.iter().zip(trees) {
-            let name = self.document(&format!("tree/{}", digest.hex()));
+        for (head, tree) in plan.trees.iter().zip(trees) {
+            let name = self.document(&format!("tree/{}", head.digest.hex()));
             self.store.document_once(&name, &tree.to_bytes()).await?;
         }
-        let bytes = serde_json::to_vec(plan).unwrap_or_default();
+        let bytes = serde_json::to_vec(&(plan, &plan.volumes)).unwrap_or_default();
         self.store.document_once(&self.document("plan"), &bytes).await?;
         Ok(())
     }
@@ -170,9 +170,12 @@ impl Loading<'_> {
     /// The plan and the trees of an earlier load.
     async fn recall(&self) -> Result<Option<Documents>> {
         let Some(bytes) = self.store.document(&self.document("plan")).await? else { return Ok(None) };
-        let plan = plan::read(&bytes, std::path::Path::new("the plan of an earlier load"))?;
+        let path = std::path::Path::new("the plan of an earlier load");
+        let (mut plan, volumes): (Plan, _) =
+            serde_json::from_slice(&bytes).map_err(|error| Error::not_a_volume(path, error.to_string()))?;
+        plan.volumes = volumes;
         let mut trees = Vec::new();
-        for digest in &plan.trees {
+        for TreeHead { digest, .. } in &plan.trees {
             let Some(bytes) = self.store.document(&self.document(&format!("tree/{}", digest.hex()))).await? else {
                 return Ok(None);
             };
@@ -336,7 +339,7 @@ impl Loading<'_> {
             let graph = self.manifests(volumes, tree).await?;
             for entry in tree.entries.values() {
                 let (needed, holes) = self.holes(tree, &graph, &entry.digest).await?;
-                let shown = shown(tree, &entry.name);
+                let shown = shown(&tree.repository, &entry.name);
                 if holes.is_empty() {
                     loaded.entries += 1;
                     // What this side has made is never touched.
@@ -368,7 +371,7 @@ impl Loading<'_> {
                         if self.store.blob(child).await?.is_some() {
                             visible.grant_blob(&tree.repository, child);
                         } else {
-                            waiting.entry(*child).or_default().insert(shown(tree, &parent.to_string()));
+                            waiting.entry(*child).or_default().insert(shown(&tree.repository, &parent.to_string()));
                         }
                     }
                 }

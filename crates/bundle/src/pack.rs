@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
-use artifact::{Digest, Hasher, Kind, Progress, Repository, Selection, Wanted};
+use artifact::{Digest, Hasher, Kind, Manifest, Progress, Repository, Selection, Wanted};
 use store::Store;
 
-use crate::document::{Member, SIGNATURE};
+use crate::document::{MEMBERS, Member, SIGNATURE, TreeHead};
 use crate::plan::{self, Cargo, Item, LaidVolume, Layout, Source};
 use crate::tree::{Tree, TreeManifest};
 use crate::volume::CHUNK;
@@ -103,7 +103,7 @@ pub async fn pack(
 /// Everything that a selection needs, whole.
 struct Gathered {
     trees: Vec<Tree>,
-    tree_digests: Vec<Digest>,
+    tree_heads: Vec<TreeHead>,
     documents: Vec<Item>,
     blobs: Vec<Item>,
 }
@@ -135,17 +135,17 @@ async fn gather(store: &Store, selection: &Selection) -> Result<Gathered> {
         Item { member, source: Source::Bytes(bytes) }
     };
     let mut documents = Vec::new();
-    let mut tree_digests = Vec::new();
+    let mut tree_heads = Vec::new();
     for tree in &trees {
         let bytes: bytes::Bytes = tree.to_bytes().into();
-        let digest = Digest::of(&bytes);
-        tree_digests.push(digest);
-        documents.push(document("trees", &digest, bytes));
+        let head = tree.head(&bytes);
+        documents.push(document("trees", &head.digest, bytes));
+        tree_heads.push(head);
     }
     let mut sorted: Vec<_> = manifests.into_iter().collect();
     sorted.sort_by_key(|(digest, _)| *digest);
     documents.extend(sorted.into_iter().map(|(digest, bytes)| document("manifests", &digest, bytes)));
-    Ok(Gathered { trees, tree_digests, documents, blobs })
+    Ok(Gathered { trees, tree_heads, documents, blobs })
 }
 
 /// Every entry of the store.
@@ -233,7 +233,7 @@ impl Gathering<'_> {
                 self.missing.push(format!("{shown} needs the manifest {digest}"));
                 continue;
             };
-            let mut omitted = BTreeSet::new();
+            let (mut omitted, mut blobs) = (BTreeSet::new(), Vec::new());
             for link in self.store.links(&digest).await? {
                 let is_wanted = link.carried
                     && match (&chosen, link.is_manifest) {
@@ -248,6 +248,7 @@ impl Gathering<'_> {
                     open.push((link.child, depth + 1));
                 } else {
                     self.blob(&link.child, shown).await?;
+                    blobs.push(link.child);
                 }
             }
             if chosen.is_none() {
@@ -255,6 +256,7 @@ impl Gathering<'_> {
                 open.extend(referrers.into_iter().map(|referrer| (referrer.digest, depth + 1)));
             }
             let size = manifest.bytes.len() as u64;
+            let subject = Manifest::parse(&manifest.bytes, &manifest.media_type).ok().and_then(|read| read.subject);
             self.manifests.insert(digest, manifest.bytes);
             let tree = self.trees.entry(repository.clone()).or_insert_with(|| Tree::new(repository.clone()));
             // Two entries may want different platforms of one index: what either wants is carried.
@@ -262,8 +264,10 @@ impl Gathering<'_> {
                 digest,
                 size,
                 media_type: manifest.media_type,
+                subject: subject.map(|subject| subject.digest),
                 omitted: omitted.clone(),
             });
+            tree.blobs.extend(blobs);
             known.omitted.retain(|child| omitted.contains(child));
         }
         Ok(())
@@ -291,15 +295,14 @@ fn write(
     key: &SecretKey,
     progress: &dyn Progress,
 ) -> Result<Packed> {
-    let Gathered { trees, tree_digests, documents, mut blobs } = gathered;
+    let Gathered { trees, tree_heads, documents, mut blobs } = gathered;
     for item in &mut blobs {
         // A blob that goes by its sha512 still needs a sha256 for the head.
         if let (Source::Blob(blob, _), artifact::Algorithm::Sha512) = (&item.source, item.member.sha256.algorithm()) {
             item.member.sha256 = hash_piece(store, blob, 0, blob.size, |_| ())?;
         }
     }
-    let cargo =
-        Cargo { trees: tree_digests, documents, blobs, limit: options.volume_size, suffix: &options.suffix, key };
+    let cargo = Cargo { trees: tree_heads, documents, blobs, limit: options.volume_size, suffix: &options.suffix, key };
     // The pieces of a blob are hashed in their order, and together they must be the blob: `verify` sees them one by one.
     let mut whole: HashMap<Digest, Hasher> = HashMap::new();
     let layout = plan::lay(&cargo, |blob, at, size| {
@@ -541,6 +544,7 @@ impl Writing<'_> {
 fn fill(store: &Store, volume: &LaidVolume, writing: &mut Writing<'_>) -> Result<()> {
     writing.document(document::HEAD, &volume.head)?;
     writing.document(SIGNATURE, &volume.signature)?;
+    writing.document(MEMBERS, &volume.list)?;
     for Item { member, source } in &volume.items {
         match source {
             Source::Bytes(bytes) => writing.document(&member.name, bytes)?,

@@ -95,7 +95,7 @@ fn row(tree: &Tree, entry: &Entry, size: u64, volumes: Vec<u32>) -> Row {
     };
     Row {
         kind: tree.repository.kind,
-        name: shown(tree, &entry.name),
+        name: shown(&tree.repository, &entry.name),
         version,
         origin: entry.origin.clone(),
         size,

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use artifact::{Digest, Hasher, Kind, Manifest, Progress};
+use artifact::{Digest, Hasher, Kind, Manifest, Progress, Repository};
 
-use crate::document::{PLAN, What};
+use crate::document::{CONTENTS, PLAN, TreeHead, What};
 use crate::key::Trusted;
+use crate::lines::Lines;
 use crate::medium::{Medium, Past};
 use crate::tree::Tree;
 use crate::volume::{Volume, volumes_below};
@@ -159,9 +160,17 @@ pub(crate) fn documents(volumes: &[Volume]) -> Result<Option<Documents>> {
         if Digest::of(&bytes) != volume.head.bundle {
             return Err(Error::not_a_volume(&volume.path, "its plan is not the one its head names"));
         }
-        let plan = plan::read(&bytes, &volume.path)?;
+        let mut plan = plan::read(&bytes, &volume.path)?;
+        let places = volumes.iter().filter_map(|volume| Some(volume.place(volume.member(CONTENTS)?.offset)));
+        let list = std::mem::take(&mut plan.contents);
+        let read = plan::read_contents(&mut plan, Lines::new(CONTENTS, &list, places.collect()), &volume.path);
+        plan.contents = list;
+        match read {
+            Err(Error::Damaged { .. }) => return Ok(None),
+            other => other?,
+        }
         let mut trees = Vec::new();
-        for digest in &plan.trees {
+        for TreeHead { digest, .. } in &plan.trees {
             let name = format!("trees/{}/{}", digest.algorithm().as_str(), digest.hex());
             let found = volumes.iter().find_map(|volume| volume.document(volume.member(&name)?).ok());
             let Some(bytes) = found else { return Ok(None) };
@@ -209,7 +218,7 @@ fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verif
     let mut needed_by: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
     for tree in &trees {
         for entry in tree.entries.values() {
-            let shown = shown(tree, &entry.name);
+            let shown = shown(&tree.repository, &entry.name);
             let mut holes = Vec::new();
             let mut open = vec![entry.digest];
             let mut seen = HashSet::new();
@@ -274,8 +283,7 @@ fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verif
 }
 
 /// An entry as people write it.
-pub(crate) fn shown(tree: &Tree, name: &str) -> String {
-    let repository = &tree.repository;
+pub(crate) fn shown(repository: &Repository, name: &str) -> String {
     match repository.kind {
         Kind::Image if name.contains(':') => format!("{repository}@{name}"),
         Kind::Image => format!("{repository}:{name}"),

@@ -3,15 +3,19 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use artifact::Hasher;
 
-use crate::document::{DOCUMENT_LIMIT, HEAD, Member, SIGNATURE, VolumeHead};
+use crate::document::{DOCUMENT_LIMIT, HEAD, LIST_LIMIT, MEMBERS, Member, SIGNATURE, VolumeHead, order};
 use crate::key::Trusted;
+use crate::lines::{Lines, Place};
 use crate::{Error, PublicKey, Result, Signature, plan, tar};
 
 /// Bytes read at a time.
 pub(crate) const CHUNK: usize = 1 << 20;
+/// A signature may have so many bytes.
+const SIGNATURE_LIMIT: u64 = 64 << 10;
 
 /// A volume whose head is signed by [`Volume::key`] and agrees with the tar around it. Its members are not hashed yet.
 #[derive(Debug)]
@@ -22,7 +26,9 @@ pub struct Volume {
     pub head: VolumeHead,
     /// Who signed it. Whether that key is trusted is another question: [`Volume::check_trust`].
     pub key: PublicKey,
-    pub(crate) file: File,
+    pub(crate) file: Arc<File>,
+    /// Where the list of its members begins, and where what it lists may begin.
+    list: (u64, u64),
 }
 
 impl Volume {
@@ -33,44 +39,73 @@ impl Volume {
 
     /// The same, of a file that somebody else opened; `path` names it in messages.
     pub fn read(path: &Path, file: File) -> Result<Self> {
+        let mut volume = Self::read_head(path, file)?;
+        let size = volume.file.metadata().map_err(Error::io(path))?.len();
+        let members = volume.lines().all()?.collect::<Result<_>>()?;
+        volume.head.members = members;
+        volume.head.check(size).map_err(|why| Error::not_a_volume(path, why))?;
+        volume.walk(size)?;
+        Ok(volume)
+    }
+
+    /// Reads its head and checks its signature, and nothing else: what a million members are is found in their list.
+    pub(crate) fn read_head(path: &Path, file: File) -> Result<Self> {
         let size = file.metadata().map_err(Error::io(path))?.len();
         let fill = |at: u64, buffer: &mut [u8]| file.read_exact_at(buffer, at);
-        let header = |at: u64| match tar::read(at, fill) {
-            Ok(Ok(Some(header))) => Ok(header),
-            Ok(Ok(None)) => Err(Error::not_a_volume(path, "it ends before its head says so")),
-            Ok(Err(why)) => Err(Error::not_a_volume(path, why)),
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(Error::not_a_volume(path, format!("it is cut at byte {size}")))
-            }
-            Err(error) => Err(Error::io(path)(error)),
-        };
-        let document = |at: u64, name: &str| {
-            let header = header(at)?;
+        let document = |at: u64, name: &str, limit: u64| {
+            let header = header(path, at, size, fill)?;
             if header.name != name {
                 let found = header.name.escape_default();
                 return Err(Error::not_a_volume(path, format!("where `{name}` should be, there is `{found}`")));
             }
-            if header.size > DOCUMENT_LIMIT || header.offset.saturating_add(header.size) > size {
+            if header.size > limit || header.offset.saturating_add(header.size) > size {
                 return Err(Error::not_a_volume(path, format!("its `{name}` would have {} bytes", header.size)));
             }
-            let mut bytes = vec![0; usize::try_from(header.size).unwrap_or_default()];
-            file.read_exact_at(&mut bytes, header.offset).map_err(Error::io(path))?;
-            Ok((bytes, header.offset + tar::padded(header.size)))
+            Ok(header)
         };
-        let (head_bytes, after) = document(0, HEAD)?;
-        let (head, key) = plan::read_head(&head_bytes, path, size)?;
+        let bytes_of = |header: &tar::Header| {
+            let mut bytes = vec![0_u8; usize::try_from(header.size).unwrap_or_default()];
+            file.read_exact_at(&mut bytes, header.offset).map_err(Error::io(path))?;
+            Ok::<_, Error>(bytes)
+        };
+        let end = |header: &tar::Header| header.offset + tar::padded(header.size);
+        let first = document(0, HEAD, DOCUMENT_LIMIT)?;
+        let head_bytes = bytes_of(&first)?;
+        let (head, key) = plan::read_head(&head_bytes, path)?;
         let wrong = |why: &str| Error::Signature { path: path.to_owned(), why: why.to_owned() };
-        let (signature, after) = document(after, SIGNATURE).map_err(|error| match error {
+        let second = document(end(&first), SIGNATURE, SIGNATURE_LIMIT).map_err(|error| match error {
             Error::NotAVolume { why, .. } => wrong(&format!("it is missing: {why}")),
             other => other,
         })?;
+        let signature = bytes_of(&second)?;
         let text = String::from_utf8_lossy(&signature);
         let signature = Signature::parse(&text).map_err(wrong)?;
         if signature.to_text() != text {
             return Err(wrong("it has more in it than a signature"));
         }
         key.check(&head_bytes, &signature).map_err(wrong)?;
-        // The tar must be what the head says and nothing more: what is not listed must not cross.
+        let third = document(end(&second), MEMBERS, LIST_LIMIT)?;
+        if third.size != head.list.size {
+            return Err(Error::not_a_volume(path, format!("its `{MEMBERS}` has {} bytes", third.size)));
+        }
+        let list = (third.offset, end(&third));
+        Ok(Self { path: path.to_owned(), head, key, file: Arc::new(file), list })
+    }
+
+    /// The list of its members, where it lies.
+    pub(crate) fn lines(&self) -> Lines<'_> {
+        Lines::new(MEMBERS, &self.head.list, vec![self.place(self.list.0)])
+    }
+
+    /// A place in it.
+    pub(crate) fn place(&self, offset: u64) -> Place {
+        Place { path: self.path.clone(), file: Arc::clone(&self.file), offset }
+    }
+
+    /// The tar must be what the head says and nothing more: what is not listed must not cross.
+    fn walk(&self, size: u64) -> Result<()> {
+        let Self { path, head, file, .. } = self;
+        let fill = |at: u64, buffer: &mut [u8]| file.read_exact_at(buffer, at);
         let zeros = |from: u64, to: u64| {
             let mut rest = vec![0; CHUNK.min(usize::try_from(to.saturating_sub(from)).unwrap_or(CHUNK))];
             let mut at = from;
@@ -88,9 +123,10 @@ impl Volume {
             }
             Ok(())
         };
-        let mut at = after;
+        let (list, mut at) = self.list;
+        zeros(list + head.list.size, at)?;
         for member in &head.members {
-            let header = header(at)?;
+            let header = header(path, at, size, fill)?;
             if header.name != member.name || header.size != member.size || header.offset != member.offset {
                 let found = header.name.escape_default();
                 return Err(Error::not_a_volume(
@@ -101,8 +137,7 @@ impl Volume {
             at = header.offset + tar::padded(header.size);
             zeros(header.offset + header.size, at.min(size))?;
         }
-        zeros(at, size)?;
-        Ok(Self { path: path.to_owned(), head, key, file })
+        zeros(at, size)
     }
 
     /// Refuses a key that is not among `trusted`; with none at all, everybody's bundle is taken.
@@ -115,12 +150,14 @@ impl Volume {
 
     /// The member of that name.
     pub(crate) fn member(&self, name: &str) -> Option<&Member> {
-        self.head.members.iter().find(|member| member.name == name)
+        let found = self.head.members.binary_search_by(|member| member.order().cmp(&order(name))).ok()?;
+        self.head.members.get(found)
     }
 
     /// A small member's bytes, checked.
     pub(crate) fn document(&self, member: &Member) -> Result<Vec<u8>> {
-        if member.size > DOCUMENT_LIMIT {
+        let limit = if member.name.starts_with("trees/") { LIST_LIMIT } else { DOCUMENT_LIMIT };
+        if member.size > limit {
             return Err(Error::not_a_volume(&self.path, format!("`{}` has {} bytes", member.name, member.size)));
         }
         let mut bytes = vec![0; usize::try_from(member.size).unwrap_or_default()];
@@ -159,6 +196,24 @@ impl Volume {
             head.volume,
             head.of
         )
+    }
+}
+
+/// The header at byte `at` of a volume of `size` bytes.
+fn header(
+    path: &Path,
+    at: u64,
+    size: u64,
+    fill: impl FnMut(u64, &mut [u8]) -> std::io::Result<()>,
+) -> Result<tar::Header> {
+    match tar::read(at, fill) {
+        Ok(Ok(Some(header))) => Ok(header),
+        Ok(Ok(None)) => Err(Error::not_a_volume(path, "it ends before its head says so")),
+        Ok(Err(why)) => Err(Error::not_a_volume(path, why)),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err(Error::not_a_volume(path, format!("it is cut at byte {size}")))
+        }
+        Err(error) => Err(Error::io(path)(error)),
     }
 }
 

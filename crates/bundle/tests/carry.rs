@@ -151,7 +151,10 @@ async fn one_volume_goes_across() {
     };
     let listed = run("tar", &["-tf", "naru-0001.tar"]);
     assert!(listed.status.success() && listed.stderr.is_empty(), "{}", String::from_utf8_lossy(&listed.stderr));
-    assert!(String::from_utf8_lossy(&listed.stdout).starts_with("volume.json\nvolume.json.minisig\nbundle.json\n"));
+    assert!(
+        String::from_utf8_lossy(&listed.stdout)
+            .starts_with("volume.json\nvolume.json.minisig\nmembers.jsonl\nbundle.json\nbundle.jsonl\n")
+    );
     assert!(run("sha256sum", &["--strict", "-c", "SHA256SUMS"]).status.success());
     for name in ["CONTENTS.html", "CONTENTS.csv", "README.txt"] {
         assert!(out.join(name).exists(), "{name}");
@@ -363,23 +366,27 @@ async fn hostile_volumes_are_refused_by_name() {
     let blob = format!("blobs/sha256/{}", digest.hex());
     let plain = tar::EntryType::Regular;
     // A head as its own signer makes it: right in every way but the one under test.
-    let head = |reader: u32, members: serde_json::Value| {
+    let head = |reader: u32, members: &[serde_json::Value]| {
+        let list: String = members.iter().map(|member| format!("{member}\n")).collect();
         let head = json!({"format": 1, "reader": reader, "bundle": digest, "volume": 1, "of": 1,
-            "key": key.public().to_line(), "members": members});
-        let bytes = serde_json::to_vec(&head).unwrap();
+            "key": key.public().to_line(), "list": {"size": list.len(), "pages": [Digest::of(list.as_bytes())]}});
+        let mut bytes = serde_json::to_vec(&head).unwrap();
+        bytes.resize(1024, b' ');
         let signature = key.sign(&bytes, "comment").to_text().into_bytes();
-        (bytes, signature)
+        [bytes, signature, list.into_bytes()]
     };
     let member =
         |name: &str, offset: u64, size: u64| json!({"name": name, "size": size, "offset": offset, "sha256": digest});
     let path = folder.path().join("evil.tar");
-    let volume = |(head, signature): &(Vec<u8>, Vec<u8>), more: &[(&str, tar::EntryType, &[u8])]| {
-        let mut members = vec![("volume.json", plain, head.as_slice()), ("volume.json.minisig", plain, signature)];
+    let names = ["volume.json", "volume.json.minisig", "members.jsonl"];
+    let volume = |documents: &[Vec<u8>; 3], more: &[(&str, tar::EntryType, &[u8])]| {
+        let mut members: Vec<_> =
+            names.iter().zip(documents).map(|(name, bytes)| (*name, plain, bytes.as_slice())).collect();
         members.extend_from_slice(more);
         tar_of(&path, &members);
     };
-    let offset = 2560;
-    let right = head(1, json!([member(&blob, offset, 3)]));
+    let offset = 4096;
+    let right = head(1, &[member(&blob, offset, 3)]);
     volume(&right, &[(&blob, plain, b"abc")]);
     bundle::Volume::open(&path).unwrap();
 
@@ -390,7 +397,7 @@ async fn hostile_volumes_are_refused_by_name() {
         assert!(text.contains("evil.tar") && error.hint().is_some(), "{text}");
     };
     for name in ["../../evil", "/etc/evil", "blobs/sha256/../../evil", "BLOBS/x"] {
-        volume(&head(1, json!([member(name, offset, 3)])), &[(name, plain, b"abc")]);
+        volume(&head(1, &[member(name, offset, 3)]), &[(name, plain, b"abc")]);
         refused("is not the name of a member").await;
         volume(&right, &[(name, plain, b"abc")]);
         refused("should be, there is").await;
@@ -400,28 +407,32 @@ async fn hostile_volumes_are_refused_by_name() {
     volume(&right, &[(&blob, tar::EntryType::Link, b"")]);
     refused("is a hard link").await;
     volume(
-        &head(1, json!([member(&blob, offset, 3), member(&blob, offset + 1024, 3)])),
+        &head(1, &[member(&blob, offset, 3), member(&blob, offset + 1024, 3)]),
         &[(&blob, plain, b"abc"), (&blob, plain, b"abc")],
     );
     refused("is there twice").await;
-    volume(&head(1, json!([member(&blob, offset, u64::MAX - 4096)])), &[(&blob, plain, b"abc")]);
+    volume(&head(1, &[member(&blob, offset, u64::MAX - 4096)]), &[(&blob, plain, b"abc")]);
     refused("").await;
-    volume(&head(1, json!([member(&blob, offset, 1 << 40)])), &[(&blob, plain, b"abc")]);
+    volume(&head(1, &[member(&blob, offset, 1 << 40)]), &[(&blob, plain, b"abc")]);
     refused("it is cut").await;
     volume(&right, &[(&blob, plain, b"abc"), ("extra", plain, b"what nobody listed")]);
     refused("where nothing is listed").await;
-    volume(&head(2, json!([])), &[]);
+    volume(&head(2, &[]), &[]);
     refused("reader of bundle format 2").await;
-    let (document, mut signature) = right.clone();
-    signature[80] = if signature[80] == b'A' { b'B' } else { b'A' };
-    volume(&(document.clone(), signature), &[(&blob, plain, b"abc")]);
+    let mut other = right.clone();
+    other[1][80] = if other[1][80] == b'A' { b'B' } else { b'A' };
+    volume(&other, &[(&blob, plain, b"abc")]);
     refused("signature is not right").await;
-    tar_of(&path, &[("volume.json", plain, &document), (&blob, plain, b"abc")]);
+    let mut other = right.clone();
+    other[2][30] ^= 1;
+    volume(&other, &[(&blob, plain, b"abc")]);
+    refused("`members.jsonl` is damaged").await;
+    tar_of(&path, &[("volume.json", plain, &right[0]), (&blob, plain, b"abc")]);
     refused("it is missing").await;
     volume(&right, &[(&blob, plain, b"abd")]);
     let loaded = try_load(&store, std::slice::from_ref(&path)).await.unwrap();
     assert!(loaded.damage[0].contains("is damaged"), "{:?}", loaded.damage);
-    for length in [0, 100, 600, 2000, 2562] {
+    for length in [0, 100, 600, 2000, 3000, 4098] {
         volume(&right, &[(&blob, plain, b"abc")]);
         File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
         try_load(&store, std::slice::from_ref(&path)).await.unwrap_err();

@@ -18,6 +18,7 @@ mod server;
 mod access;
 mod metrics;
 mod site;
+mod stock;
 
 // Connections.
 mod holder;

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::registry::Uploads;
 use crate::resolve::{self, Meant};
+use crate::stock::Stock;
 use crate::tls::Certificates;
 
 /// Manifests kept in memory, in bytes: design's invariant 6 bounds the whole server.
@@ -30,6 +31,7 @@ const AMBIGUOUS: usize = 20;
 /// A sealed place, serving.
 pub(crate) struct Site {
     store: Store,
+    stock: Stock,
     settings: ArcSwap<Settings>,
     known: ArcSwap<Known>,
     warm: Cache<String, Arc<Warm>>,
@@ -79,6 +81,7 @@ pub(crate) struct Ambiguity {
 impl Site {
     pub(crate) fn new(
         store: Store,
+        stock: Stock,
         settings: Settings,
         gate: Gate,
         certificates: Arc<Certificates>,
@@ -96,6 +99,7 @@ impl Site {
         };
         Self {
             store,
+            stock,
             settings: ArcSwap::from_pointee(settings),
             known: ArcSwap::from_pointee(Known { version: u64::MAX, ..Known::default() }),
             warm: Cache::builder().weigher(weigh).max_capacity(WARM_BYTES).build(),
@@ -111,8 +115,14 @@ impl Site {
         }
     }
 
+    /// Where the site's own things are kept, and what is pushed.
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What is handed out.
+    pub(crate) fn stock(&self) -> &Stock {
+        &self.stock
     }
 
     pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<Settings>> {
@@ -133,19 +143,19 @@ impl Site {
 
     /// The upstreams that there is something of.
     pub(crate) async fn known(&self) -> Result<Arc<Known>, Refusal> {
-        let version = self.store.version();
+        let version = self.stock.version();
         let known = self.known.load_full();
         if known.version == version {
             return Ok(known);
         }
-        let fresh = Arc::new(resolve::known_hosts(&self.store, version).await?);
+        let fresh = Arc::new(resolve::known_hosts(&self.stock, version).await?);
         self.known.store(Arc::clone(&fresh));
         Ok(fresh)
     }
 
     /// What this request was answered with before, when nothing has changed since.
     pub(crate) fn warm(&self, key: &str) -> Option<Arc<Warm>> {
-        let version = self.store.version();
+        let version = self.stock.version();
         if self.warm_version.load(Ordering::Relaxed) != version {
             self.warm_version.store(version, Ordering::Relaxed);
             // Not only stale: a blob that was removed must not be kept open.
@@ -158,7 +168,7 @@ impl Site {
 
     /// Remembers an answer that was found while the store had `version`.
     pub(crate) fn remember(&self, key: String, version: u64, meant: Meant, thing: Thing) {
-        if version == self.store.version() {
+        if version == self.stock.version() {
             self.warm.insert(key, Arc::new(Warm { version, meant, thing }));
         }
     }
@@ -168,12 +178,7 @@ impl Site {
         if let Some(open) = self.open.get(&blob.key) {
             return Ok(open);
         }
-        let (store, wanted) = (self.store.clone(), blob.clone());
-        let opened = tokio::task::spawn_blocking(move || {
-            let file = store.open_blob(&wanted)?;
-            Ok::<_, store::Error>(OpenBlob::new(wanted.digest, wanted.size, file))
-        });
-        let open = Arc::new(opened.await.map_err(Refusal::inside)??);
+        let open = Arc::new(self.stock.open(blob).await?);
         self.open.insert(blob.key.clone(), Arc::clone(&open));
         Ok(open)
     }

@@ -7,6 +7,7 @@ mod fsck;
 mod history;
 mod holder;
 mod image;
+mod in_place;
 mod init;
 mod install;
 mod key;

@@ -73,7 +73,7 @@ struct Listed {
 
 /// The keys that this user's store trusts, its own among them; none where there is no store. A store is not made for
 /// it, and one that is held is asked.
-async fn trusted(context: &Context) -> anyhow::Result<Vec<Trusted>> {
+pub(super) async fn trusted(context: &Context) -> anyhow::Result<Vec<Trusted>> {
     let folder = context.folder()?;
     if !folder.join("naru.db").exists() {
         return Ok(Vec::new());

@@ -24,20 +24,20 @@ pub(crate) async fn tags(
     meant: &Meant,
     page: &Page,
 ) -> Result<Response<Body>, Refusal> {
-    let store = call.site.store();
+    let stock = call.site.stock();
     let most = page.n.unwrap_or(MOST).min(MOST) as usize;
     let mut tags: Vec<String> = Vec::new();
     let mut after = page.last.clone();
     let mut any = false;
     // One more than asked for tells whether there is another page.
     while tags.len() <= most {
-        let entries = store.entries(&meant.repository, &after, 1000).await?;
+        let entries = stock.entries(&meant.repository, &after, 1000).await?;
         let Some(last) = entries.last() else { break };
         any = true;
         after.clone_from(&last.name);
         tags.extend(entries.into_iter().map(|entry| entry.name).filter(|name| !name.contains(':')));
     }
-    if !any && store.entries(&meant.repository, "", 1).await?.is_empty() {
+    if !any && stock.entries(&meant.repository, "", 1).await?.is_empty() {
         return Err(Refusal::repository_unknown(&meant.repository));
     }
     let more = tags.len() > most;
@@ -54,7 +54,7 @@ pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Bod
     if !call.caller.may_read(&call.site.settings()) {
         return Err(Gate::refuse(call.headers, call.peer, Some("registry:catalog:*")));
     }
-    let store = call.site.store();
+    let stock = call.site.stock();
     let most = page.n.unwrap_or(MOST).min(MOST) as usize;
     let known = call.site.known().await?;
     let mut names: Vec<String> = Vec::new();
@@ -63,7 +63,7 @@ pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Bod
     // and a name.
     let mut after = split_shown(&page.last, &known.images);
     while !more {
-        let repositories = store.repositories(Some(Kind::Image), after.as_ref(), 1000).await?;
+        let repositories = stock.repositories(Some(Kind::Image), after.as_ref(), 1000).await?;
         let Some(last) = repositories.last() else { break };
         after = Some(last.clone());
         for repository in repositories {
@@ -117,7 +117,7 @@ pub(crate) async fn referrers(
     let mut manifests = Vec::new();
     if let Some(meant) = &meant {
         call.may_read(&meant.repository.to_string())?;
-        for referrer in call.site.store().referrers(&meant.repository, subject).await? {
+        for referrer in call.site.stock().referrers(&meant.repository, subject).await? {
             if artifact_type.is_some_and(|wanted| referrer.artifact_type.as_deref() != Some(wanted)) {
                 continue;
             }
