@@ -1,6 +1,6 @@
 //! A containerd of the journey's own, driven by `ctr` and by CRI as a kubelet drives it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -43,15 +43,25 @@ impl Containerd {
     /// # Errors
     /// With its log, when it does not come up.
     pub fn start(folder: &Folder, mirror: &Mirror) -> Result<Self> {
-        let work = folder.make("containerd")?;
         let certs = folder.make("containerd/certs.d")?;
         let url = mirror.url();
         let ca = mirror.ca.as_ref().map(|path| format!("ca = \"{}\"\n", path.display())).unwrap_or_default();
         let hosts =
             format!("server = \"{url}\"\n{ca}\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  {ca}");
         folder.write("containerd/certs.d/_default/hosts.toml", hosts)?;
-        let socket = work.join("s.sock");
-        let configuration = format!(
+        let registry =
+            format!("[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"{}\"\n", certs.display());
+        let configuration = folder.write("containerd/config.toml", Self::configuration(folder)? + &registry)?;
+        Self::with(folder, &configuration, certs)
+    }
+
+    /// A `config.toml` that keeps one in its folder, and says nothing of registries.
+    ///
+    /// # Errors
+    /// When there is no folder or no port for it.
+    pub fn configuration(folder: &Folder) -> Result<String> {
+        let work = folder.make("containerd")?;
+        Ok(format!(
             r#"version = 2
 root = "{work}/root"
 state = "{work}/state"
@@ -65,18 +75,23 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
   stream_server_port = "{stream}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "{SNAPSHOTTER}"
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "{certs}"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{work}/cni"
     conf_dir = "{work}/net.d"
 "#,
             work = work.display(),
-            socket = socket.display(),
+            socket = work.join("s.sock").display(),
             stream = free_port()?,
-            certs = certs.display(),
-        );
-        let configuration = folder.write("containerd/config.toml", configuration)?;
+        ))
+    }
+
+    /// Starts one with a configuration that was made of [`Containerd::configuration`]; `ctr` is told of `certs`.
+    ///
+    /// # Errors
+    /// With its log, when it does not come up.
+    pub fn with(folder: &Folder, configuration: &Path, certs: PathBuf) -> Result<Self> {
+        let work = folder.make("containerd")?;
+        let socket = work.join("s.sock");
         let mut command = Command::new(find("containerd").context("containerd is not here")?);
         command.arg("--config").arg(configuration);
         let daemon = Daemon::start(&mut command, &folder.join("containerd.log"))?;
@@ -89,7 +104,11 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
         Ok(containerd)
     }
 
-    fn ctr(&self, arguments: &[&str]) -> Result<Outcome> {
+    /// Runs `ctr`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn ctr(&self, arguments: &[&str]) -> Result<Outcome> {
         let mut command = Command::new(find("ctr").context("ctr is not here")?);
         command.arg("-a").arg(&self.socket).args(["-n", "journey"]).args(arguments);
         Outcome::of(&mut command)

@@ -1,6 +1,6 @@
 //! A dockerd of the journey's own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -23,8 +23,16 @@ impl Dockerd {
     /// # Errors
     /// With its log, when it does not come up.
     pub fn start(folder: &Folder, mirror: &str) -> Result<Self> {
-        let work = folder.make("docker")?;
         let file = folder.write("docker/daemon.json", format!("{{ \"registry-mirrors\": [\"{mirror}\"] }}"))?;
+        Self::with(folder, &file)
+    }
+
+    /// Starts one with this `daemon.json`.
+    ///
+    /// # Errors
+    /// With its log, when it does not come up.
+    pub fn with(folder: &Folder, file: &Path) -> Result<Self> {
+        let work = folder.make("docker")?;
         let socket = work.join("d.sock");
         let mut command = Command::new(find("dockerd").context("dockerd is not here")?);
         command

@@ -27,6 +27,14 @@ impl Folder {
         Self { path, ours: false }
     }
 
+    /// One within this one, for a second daemon of the same kind.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn below(&self, name: &str) -> Result<Self> {
+        Ok(Self::lent(self.make(name)?))
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path

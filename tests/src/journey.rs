@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::folder::Folder;
 use crate::process::{find, run};
+use crate::userland::Userland;
 
 /// What a journey cannot do without.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +16,8 @@ pub enum Need {
     Program(&'static str),
     /// Real root: containerd, dockerd, loop devices.
     Root,
+    /// A userland of another machine, made here once.
+    Userland(Userland),
 }
 
 impl Need {
@@ -22,6 +25,7 @@ impl Need {
         match self {
             Self::Program(name) => find(name).is_none().then(|| format!("{name} is not here")),
             Self::Root => (!is_root()).then(|| "it needs root".to_owned()),
+            Self::Userland(userland) => userland.archive().err().map(|error| format!("{error:#}")),
         }
     }
 }

@@ -23,6 +23,7 @@ mod process;
 mod random;
 mod registry;
 mod replay;
+mod userland;
 
 pub use containerd::{Containerd, Mirror};
 pub use dockerd::Dockerd;
@@ -37,3 +38,4 @@ pub use process::{Daemon, Outcome, find, free_port, run, wait_until};
 pub use random::Random;
 pub use registry::Registry;
 pub use replay::{Disk, Recording};
+pub use userland::{Machine, Userland};

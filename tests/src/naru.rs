@@ -127,7 +127,15 @@ impl Naru {
     /// # Errors
     /// With what it said, when it does not come up.
     pub fn serve(&self, arguments: &[&str]) -> Result<Serving> {
-        let mut command = self.command(["serve", "--listen", "127.0.0.1:0"]);
+        self.serve_at("127.0.0.1:0", arguments)
+    }
+
+    /// The same, on this address.
+    ///
+    /// # Errors
+    /// With what it said, when it does not come up.
+    pub fn serve_at(&self, address: &str, arguments: &[&str]) -> Result<Serving> {
+        let mut command = self.command(["serve", "--listen", address]);
         command.args(arguments);
         let log = self.folder.join("serve.log");
         let _ = std::fs::remove_file(&log);

@@ -13,6 +13,7 @@ use crate::process::{Outcome, find};
 #[derive(Debug)]
 pub struct Podman {
     work: PathBuf,
+    registries: Option<PathBuf>,
 }
 
 impl Podman {
@@ -25,7 +26,15 @@ impl Podman {
         for (prefix, location) in rewrites {
             write!(configuration, "[[registry]]\nprefix = \"{prefix}\"\nlocation = \"{location}\"\ninsecure = true\n")?;
         }
-        folder.write("podman/registries.conf", configuration)?;
+        let file = folder.write("podman/registries.conf", configuration)?;
+        Ok(Self { registries: Some(file), ..Self::of_system(folder)? })
+    }
+
+    /// One that reads the system's own lists of registries.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn of_system(folder: &Folder) -> Result<Self> {
         folder.write("podman/policy.json", r#"{ "default": [{ "type": "insecureAcceptAnything" }] }"#)?;
         let work = folder.make("podman")?;
         let storage = format!(
@@ -35,7 +44,7 @@ impl Podman {
         folder.write("podman/storage.conf", storage)?;
         folder
             .write("podman/containers.conf", "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n")?;
-        Ok(Self { work })
+        Ok(Self { work, registries: None })
     }
 
     /// Runs podman.
@@ -52,8 +61,10 @@ impl Podman {
             .env("HOME", &self.work)
             .env("XDG_RUNTIME_DIR", &self.work)
             .env("CONTAINERS_CONF", place("containers.conf"))
-            .env("CONTAINERS_REGISTRIES_CONF", place("registries.conf"))
             .env("CONTAINERS_STORAGE_CONF", place("storage.conf"));
+        if let Some(registries) = &self.registries {
+            command.env("CONTAINERS_REGISTRIES_CONF", registries);
+        }
         Outcome::of(&mut command)?.ok(&format!("podman {}", arguments.join(" ")))
     }
 

@@ -147,10 +147,8 @@ impl Recording {
                         content[start..start + length].copy_from_slice(&data[..length]);
                     }
                 }
-                Event::Truncate(file, length) => {
-                    if at < *bytes.get(file).unwrap_or(&0) {
-                        files.entry(*file).or_default().resize(usize::try_from(*length)?, 0);
-                    }
+                Event::Truncate(file, length) if at < *bytes.get(file).unwrap_or(&0) => {
+                    files.entry(*file).or_default().resize(usize::try_from(*length)?, 0);
                 }
                 Event::Create(path, file) if sure(at, path) => drop(tree.insert(path.clone(), Some(*file))),
                 Event::Folder(path) if sure(at, path) => drop(tree.insert(path.clone(), None)),

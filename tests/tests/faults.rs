@@ -80,7 +80,7 @@ fn a_disk_that_fails_to_sync_is_believed() {
         let (bundle, out, log) = (&scene.bundle, folder.join("out"), folder.join("strace.log"));
         let list = list(&scene.registry.host());
         for verb in ["pull", "pack", "load"] {
-            let (mut failed, mut nth) = (0, 1);
+            let (mut failed, mut folders_heard, mut nth) = (0, 0, 1);
             loop {
                 let site = match verb {
                     "pack" => Naru::new(folder, "outside")?,
@@ -102,7 +102,9 @@ fn a_disk_that_fails_to_sync_is_believed() {
                 if outcome.status.success() {
                     // A sync that failed may never be called done. But where SQLite tidies up at the end, all that was
                     // done is in its log, which is synced; it keeps the log then, and the next opening reads it.
-                    let tidying = |call: &String| call.contains("/naru.db>") || call.contains("/naru.db-wal>");
+                    // Nor does it look at its sync of the folder, which we sync behind it.
+                    let tidying =
+                        |call: &String| ["/naru.db>", "/naru.db-wal>", "/store>"].iter().any(|end| call.contains(end));
                     ensure!(injected.iter().all(tidying), "{injected:?} failed, and {verb} says that it is done");
                     if verb == "pack" {
                         site.ok(["verify".as_ref(), out.as_os_str()])?;
@@ -112,7 +114,13 @@ fn a_disk_that_fails_to_sync_is_believed() {
                     }
                     continue;
                 }
+                folders_heard += usize::from(injected.iter().any(|call| call.contains("/store>")));
                 ensure!(outcome.stderr.contains("error: "), "{verb} {nth} does not say why: {}", outcome.stderr);
+                // Nobody may go on from bytes that are not on the disk, and that the cache shows all the same.
+                for call in injected.iter().filter(|call| call.contains("/store/partial/")) {
+                    let path = call.split_once('<').and_then(|(_, rest)| rest.split_once('>')).context("a path")?.0;
+                    ensure!(!Path::new(path).exists(), "{path} is still there");
+                }
                 site.ok(["fsck"])?;
                 Outcome::of(&mut site.command(command.get_args()))?.ok(&format!("{verb} again after sync {nth}"))?;
                 match verb {
@@ -125,6 +133,7 @@ fn a_disk_that_fails_to_sync_is_believed() {
             }
             eprintln!("{verb}: {failed} syncs failed, one in each run");
             ensure!(failed > 2, "{verb} hardly syncs at all");
+            ensure!(folders_heard > 0, "{verb}: a store's folder that cannot be synced is not heard of");
         }
         Ok(())
     });

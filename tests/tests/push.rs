@@ -76,3 +76,41 @@ fn what_was_pushed_goes_on_with_what_refers_to_it() {
         Ok(())
     });
 }
+
+/// The path of a mirrored image is taken as a local name too: the layers that an upstream's image has are not the
+/// pushed one's until they are pushed.
+#[test]
+fn a_local_name_that_is_mirrored_too() {
+    journey("a_local_name_that_is_mirrored_too", NEEDS, |folder| {
+        let registry = Registry::start(folder, "one")?;
+        let image = application(folder, "both")?;
+        registry.push("library/app", "1", &image)?;
+        let naru = Naru::new(folder, "naru")?;
+        naru.list(&format!("platforms: [all]\nimages:\n- {}/library/app:1\n", registry.host()))?;
+        naru.ok(["pull"])?;
+        let serving = naru.serve(&[])?;
+        let token = std::fs::read_to_string(naru.store().join("admin.token"))?.trim().to_owned();
+        // What reads has asked for it before: its answers are no push's.
+        serving.holds("library/app", &image)?;
+        run(
+            "skopeo",
+            [
+                "--insecure-policy",
+                "copy",
+                "--quiet",
+                "--all",
+                "--src-tls-verify=false",
+                "--dest-tls-verify=false",
+                "--dest-creds",
+                &format!("anyone:{token}"),
+                &format!("docker://{}/library/app:1", registry.host()),
+                &format!("docker://{}/library/app:mine", serving.address()),
+            ],
+        )?;
+        ensure!(serving.digest_of("library/app", "mine")? == image.digest());
+        serving.holds("library/app", &image)?;
+        let listed = naru.ok(["ls"])?.stdout;
+        ensure!(listed.contains("library/app:mine") && listed.contains("/library/app:1"), "{listed}");
+        Ok(())
+    });
+}

@@ -76,6 +76,50 @@ pub enum Error {
         /// Where they were looked for.
         path: PathBuf,
     },
+    /// A folder has nothing in it that can be loaded.
+    #[error("{path}: there is neither a volume of a bundle nor an archive of images")]
+    NothingToLoad {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file is nothing that can be loaded.
+    #[error("{path} is {what}")]
+    Strange {
+        /// The file.
+        path: PathBuf,
+        /// What it is, as far as its bytes tell.
+        what: String,
+    },
+    /// An archive that somebody else has made cannot be read.
+    #[error("{path}: {why}")]
+    Archive {
+        /// The archive; of one within another, both.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An archive that nobody has signed, where keys are trusted.
+    #[error("{path} is signed by nobody, and this store takes what its trusted keys have signed")]
+    Unsigned {
+        /// The archive.
+        path: PathBuf,
+    },
+    /// No image of an archive has a name.
+    #[error("{path}: its image {image} has no name")]
+    Nameless {
+        /// The archive.
+        path: PathBuf,
+        /// The image, by its tag or its digest.
+        image: String,
+    },
+    /// One name was given for several images.
+    #[error("{path}: --as names one image, and there are {images}")]
+    As {
+        /// The archive.
+        path: PathBuf,
+        /// How many there are.
+        images: u64,
+    },
     /// Members that are damaged or missing; everything else was done.
     #[error("{}", list(.damage))]
     Damaged {
@@ -126,6 +170,14 @@ pub enum Error {
         /// The blob.
         digest: Digest,
     },
+    /// An image that is wanted whole is not.
+    #[error("{digest} cannot be taken out: {why}")]
+    Incomplete {
+        /// The manifest or the blob.
+        digest: Digest,
+        /// What is the matter.
+        why: String,
+    },
     /// A tree of the bundle does not read.
     #[error("the bundle's tree {digest} cannot be read: {why}")]
     Tree {
@@ -160,6 +212,10 @@ impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn archive(path: &Path, why: impl Into<String>) -> Self {
+        Self::Archive { path: path.to_owned(), why: why.into() }
     }
 
     pub(crate) fn not_a_volume(path: &Path, why: impl Into<String>) -> Self {
@@ -197,6 +253,17 @@ impl Error {
             }
             Self::OtherBundle { .. } => "load one bundle at a time".to_owned(),
             Self::NoVolumes { .. } => "volumes are named naru-0001.tar and so on; is the medium mounted?".to_owned(),
+            Self::NothingToLoad { .. } | Self::Strange { .. } => {
+                "what can be loaded: volumes of a bundle; what `docker save`, `podman save` and `ctr image export` write; \
+                 OCI layouts; all of those compressed by gzip, zstd or xz; and folders of them"
+                    .to_owned()
+            }
+            Self::Archive { .. } => "get the archive again from where it was made; nothing of a damaged one is taken over".to_owned(),
+            Self::Unsigned { .. } => {
+                "if you know where it comes from, load it with --unsigned; better: pack it into a bundle on the other side".to_owned()
+            }
+            Self::Nameless { .. } => "give it one: `--as image:HOST/NAME:TAG`, or `--as image:HOST/NAME` for the tags it has".to_owned(),
+            Self::As { .. } => "leave out the tag: `--as image:NAME` moves every image there under its own".to_owned(),
             Self::Damaged { .. } => {
                 "get another copy of the volumes named, and run the command again with only those".to_owned()
             }
@@ -211,6 +278,7 @@ impl Error {
             Self::StoreDamaged { .. } => {
                 "`naru fsck` tells what is wrong; `naru pull` fetches it again once `naru rm` has dropped it".to_owned()
             }
+            Self::Incomplete { .. } => "`naru show` tells what of it is here; load or pull the rest first".to_owned(),
             Self::Tree { .. } => "the bundle was made by a faulty or hostile program; do not load it".to_owned(),
             Self::Elsewhere { .. } => "bring that volume, and begin again".to_owned(),
             Self::Worker(_) => return None,

@@ -20,6 +20,9 @@
 mod beside;
 mod document;
 mod error;
+mod export;
+mod foreign;
+mod gather;
 pub mod key;
 mod lines;
 mod load;
@@ -31,6 +34,7 @@ mod report;
 mod shelf;
 mod sign;
 mod tar;
+mod together;
 mod tree;
 mod verify;
 mod volume;
@@ -38,12 +42,17 @@ mod words;
 
 pub use document::{Member, Part, Plan, Share, TreeHead, VolumeHead};
 pub use error::{Error, Result};
+pub use export::{Archive, Exported};
+#[cfg(fuzzing)]
+pub use foreign::walk_archive;
+pub use foreign::{As, Imported, Piece, Sort, import, pieces};
+pub use gather::{Document, Gathered, gather};
 pub use lines::List;
 pub use load::{LoadOptions, Loaded, Pending, load};
 pub use pack::{PackOptions, Packed, PackedVolume, pack};
 pub use prune::{Names, stale};
 pub use report::{Format, Row, report_of_bundle, report_of_rows};
-pub use shelf::{Lying, Piece, Shelf};
+pub use shelf::{Extent, Lying, Shelf};
 pub use sign::{PublicKey, SecretKey, Signature};
 pub use verify::{Verified, verify};
 pub use volume::{Volume, volumes_below};

@@ -8,22 +8,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use artifact::{Digest, Kind, Manifest, Progress, Repository};
 use serde::{Deserialize, Serialize};
 use store::{Applied, Cause, Change, NewBlob, Store};
-use tokio::sync::mpsc;
 
 use crate::document::{Member, Part, TreeHead, What};
+use crate::together::Together;
 use crate::tree::Tree;
 use crate::verify::{Documents, documents, manifest_bytes, shown, some};
 use crate::volume::Volume;
-use crate::{Error, Names, Plan, Result, key, volume_name, words};
-
-/// Blobs that share a commit.
-const BATCH: usize = 64;
+use crate::{As, Error, Names, Plan, Result, key, volume_name, words};
 
 /// How a bundle is to be loaded.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +28,10 @@ pub struct LoadOptions {
     pub force: bool,
     /// Who loads, for the history.
     pub by: String,
+    /// What to call the images of an archive.
+    pub rename: Option<As>,
+    /// Take archives, which nobody has signed, although keys are trusted here.
+    pub unsigned: bool,
 }
 
 /// A bundle of which something is still missing.
@@ -247,40 +247,17 @@ impl Loading<'_> {
             return Err(Error::NoSpace { path: self.store.folder().to_owned(), needed: total, free });
         }
         self.progress.begin("load", total);
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let (sender, mut brought) = mpsc::channel(BATCH);
-        let (work, next) = (Arc::new(work), Arc::new(AtomicUsize::new(0)));
-        let failed: Arc<Mutex<Option<Error>>> = Arc::default();
-        for _ in 0..threads.min(work.len()) {
-            let (store, volumes, work, next) =
-                (self.store.clone(), Arc::clone(volumes), Arc::clone(&work), Arc::clone(&next));
-            let (sender, failed, progress) = (sender.clone(), Arc::clone(&failed), Arc::clone(self.progress));
-            tokio::task::spawn_blocking(move || {
-                while let Some(work) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match bring(&store, &volumes, work, progress.as_ref()) {
-                        Ok(brought) => {
-                            for one in brought {
-                                if sender.blocking_send(one).is_err() {
-                                    return;
-                                }
-                            }
-                        }
-                        Err(error) => {
-                            // The disk, not the medium: nobody goes on.
-                            next.store(usize::MAX / 2, Ordering::Relaxed);
-                            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                            return;
-                        }
-                    }
-                }
-            });
-        }
-        drop(sender);
-        let mut group = Vec::with_capacity(BATCH);
-        while brought.recv_many(&mut group, BATCH).await > 0 {
+        let (store, volumes, progress) = (self.store.clone(), Arc::clone(volumes), Arc::clone(self.progress));
+        // An error is of our own disk, not of the medium.
+        let mut together = Together::begin(work, move |work| bring(&store, &volumes, work, progress.as_ref()));
+        loop {
+            let group = together.group().await;
+            if group.is_empty() {
+                break;
+            }
             let mut change = Change::new();
             let mut whole = Vec::new();
-            for one in group.drain(..) {
+            for one in group {
                 match one {
                     Brought::Blob(blob) => {
                         whole.push(*blob.digest());
@@ -302,8 +279,7 @@ impl Loading<'_> {
         }
         self.progress.end();
         loaded.damage.sort();
-        let failure = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        failure.map_or(Ok(()), Err)
+        together.end()
     }
 
     /// Which pieces of a cut blob are on disk already: offset and length.

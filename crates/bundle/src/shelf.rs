@@ -39,7 +39,7 @@ pub struct Shelf {
 
 /// A stretch of a volume.
 #[derive(Clone, Debug)]
-pub struct Piece {
+pub struct Extent {
     /// The volume, for messages.
     pub path: PathBuf,
     /// The same, open.
@@ -56,7 +56,7 @@ pub struct Lying {
     /// The whole blob's bytes.
     pub size: u64,
     /// The pieces.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<Extent>,
 }
 
 impl Shelf {
@@ -208,6 +208,13 @@ impl Shelf {
         let wanted = sorted.into_iter().filter(|repository| kind.is_none_or(|kind| repository.kind == kind));
         let rest = wanted.filter(|repository| after.is_none_or(|after| text_order(repository) > text_order(after)));
         rest.take(limit as usize).cloned().collect()
+    }
+
+    /// Names of repositories as they are shown that sort (bytewise) after `after`; at most `limit`, each once.
+    pub fn repository_names(&self, kind: Kind, after: &str, limit: u32) -> Vec<String> {
+        let named = self.trees.keys().filter(|repository| repository.kind == kind).map(ToString::to_string);
+        let sorted: BTreeSet<String> = named.filter(|name| name.as_str() > after).collect();
+        sorted.into_iter().take(limit as usize).collect()
     }
 
     /// The hosts of which there are repositories of this kind, sorted; a local one's is empty.
@@ -434,7 +441,7 @@ impl Shelf {
             };
             at += found.size;
             let (path, file) = (volume.path.clone(), Arc::clone(&volume.file));
-            pieces.push(Piece { path, file, offset: found.offset, size: found.size });
+            pieces.push(Extent { path, file, offset: found.offset, size: found.size });
         }
         if !volumes.is_empty() {
             let names = volumes.iter().map(|number| volume_name(*number as usize, "")).collect();

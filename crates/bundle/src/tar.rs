@@ -4,14 +4,14 @@
 //! long name, 8 GiB or more, or a comment that pushes a large member's first byte to a multiple of 4 KiB (reflinks and
 //! direct reads want that). Read: the same, and nothing else. Links, folders, devices, GNU's extensions: refused.
 
-const BLOCK: u64 = 512;
+pub(crate) const BLOCK: u64 = 512;
 /// Members of at least so many bytes begin on a multiple of [`ALIGNMENT`].
 const LARGE: u64 = 1 << 20;
 const ALIGNMENT: u64 = 4096;
 /// The largest size that the octal field of a header holds.
 const OCTAL: u64 = 0o77_777_777_777;
 /// PAX records of one member may have so many bytes.
-const RECORDS_LIMIT: u64 = 64 << 10;
+pub(crate) const RECORDS_LIMIT: u64 = 64 << 10;
 
 /// `size` rounded up to whole blocks.
 pub(crate) fn padded(size: u64) -> u64 {
@@ -182,16 +182,11 @@ fn parse(block: &[u8; 512]) -> Result<(String, u64, u8), String> {
 }
 
 /// `path` and `size` of PAX records; `None`: they cannot be read, or there is one that we never write.
-fn parse_records(mut bytes: &[u8]) -> Option<(Option<String>, Option<u64>)> {
+fn parse_records(bytes: &[u8]) -> Option<(Option<String>, Option<u64>)> {
     let (mut path, mut size) = (None, None);
-    while !bytes.is_empty() {
-        let space = bytes.iter().position(|byte| *byte == b' ')?;
-        let length: usize = std::str::from_utf8(bytes.get(..space)?).ok()?.parse().ok()?;
-        let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
-        bytes = bytes.get(length..)?;
-        let equals = record.iter().position(|byte| *byte == b'=')?;
-        let value = std::str::from_utf8(record.get(equals + 1..)?).ok()?;
-        match record.get(..equals)? {
+    for (key, value) in records(bytes)? {
+        let value = std::str::from_utf8(value).ok()?;
+        match key {
             // Ours only fill up; what is written there would cross unlisted.
             b"comment" if value.trim_matches(' ').is_empty() => {}
             b"path" if path.is_none() => path = Some(value.to_owned()),
@@ -200,6 +195,20 @@ fn parse_records(mut bytes: &[u8]) -> Option<(Option<String>, Option<u64>)> {
         }
     }
     Some((path, size))
+}
+
+/// The keys and values of PAX records; `None`: they cannot be read.
+pub(crate) fn records(mut bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+    let mut records = Vec::new();
+    while !bytes.is_empty() {
+        let space = bytes.iter().position(|byte| *byte == b' ')?;
+        let length: usize = std::str::from_utf8(bytes.get(..space)?).ok()?.parse().ok()?;
+        let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
+        bytes = bytes.get(length..)?;
+        let equals = record.iter().position(|byte| *byte == b'=')?;
+        records.push((record.get(..equals)?, record.get(equals + 1..)?));
+    }
+    Some(records)
 }
 
 #[cfg(test)]

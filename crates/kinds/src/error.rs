@@ -24,6 +24,14 @@ pub enum Error {
     /// A host of an upstream that is none.
     #[error("`{0}` is not the host of an upstream")]
     Host(String),
+    /// A client's file that cannot be read, so that nothing can be added to it.
+    #[error("{path}: {why}")]
+    File {
+        /// Where it lies on the client.
+        path: String,
+        /// What is wrong with it, with the place.
+        why: String,
+    },
 }
 
 impl Error {
@@ -34,6 +42,7 @@ impl Error {
             Self::Version(_) => "write it as the client prints it, as 1.7.24 or 29.0".to_owned(),
             Self::Address { .. } => "write scheme, host and port, as https://10.0.0.5:5000".to_owned(),
             Self::Host(_) => "write it as images do, as registry.k8s.io or registry.example:5000".to_owned(),
+            Self::File { .. } => "the client cannot read it either; mend it, then run the same again".to_owned(),
         })
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use artifact::{Digest, Hasher};
-use bundle::Piece;
+use bundle::Extent;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
@@ -31,7 +31,7 @@ const TAIL: u64 = 64 * 1024;
 pub(crate) struct OpenBlob {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
-    pieces: Vec<Piece>,
+    pieces: Vec<Extent>,
     proof: AtomicU8,
     proving: Mutex<()>,
     mapping: OnceLock<Option<Mapping>>,
@@ -42,7 +42,7 @@ const RIGHT: u8 = 1;
 const WRONG: u8 = 2;
 
 impl OpenBlob {
-    pub(crate) fn new(digest: Digest, pieces: Vec<Piece>, is_proven: bool) -> Self {
+    pub(crate) fn new(digest: Digest, pieces: Vec<Extent>, is_proven: bool) -> Self {
         let proof = AtomicU8::new(if is_proven { RIGHT } else { UNPROVEN });
         let size = pieces.iter().map(|piece| piece.size).sum();
         Self { digest, size, pieces, proof, proving: Mutex::default(), mapping: OnceLock::new() }
@@ -58,7 +58,7 @@ impl OpenBlob {
     }
 
     /// The file that has byte `at`, where in it that is, and how many bytes of the blob follow there.
-    pub(crate) fn place(&self, at: u64) -> io::Result<(&Piece, u64, u64)> {
+    pub(crate) fn place(&self, at: u64) -> io::Result<(&Extent, u64, u64)> {
         let mut before = 0;
         for piece in &self.pieces {
             if at - before < piece.size {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use artifact::{normalise_host, valid_name};
 use serde::Deserialize;
@@ -37,6 +38,26 @@ pub struct Config {
     pub access_log: Option<PathBuf>,
     /// Connections at a time (default 10 000).
     pub connections: usize,
+    /// How long clients may take; no key of the file.
+    #[serde(skip)]
+    pub patience: Patience,
+}
+
+/// How long a client may keep its place without doing what it is there for. Tests have less of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Until the first byte, and for a TLS handshake.
+    pub handshake: Duration,
+    /// Until a request's headers are whole; also until a connection's next request.
+    pub headers: Duration,
+    /// Until the next byte of a request's body.
+    pub body: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { handshake: Duration::from_secs(20), headers: Duration::from_secs(75), body: Duration::from_mins(1) }
+    }
 }
 
 impl Default for Config {
@@ -54,6 +75,7 @@ impl Default for Config {
             plain_auth: false,
             access_log: None,
             connections: 10_000,
+            patience: Patience::default(),
         }
     }
 }

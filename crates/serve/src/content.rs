@@ -28,8 +28,6 @@ pub(crate) struct Thing {
     pub(crate) bytes: Source,
     headers: HeaderMap,
     etag: HeaderValue,
-    /// Seconds since 1970, of files.
-    modified: Option<i64>,
 }
 
 /// Where a thing's bytes are.
@@ -61,7 +59,7 @@ impl Thing {
         if matches!(bytes, Source::File(_)) {
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
-        Self { digest, bytes, headers, etag, modified: None }
+        Self { digest, bytes, headers, etag }
     }
 
     /// For the registry: its digest and API headers, and the namespace that `ns` asked for.
@@ -84,7 +82,6 @@ impl Thing {
         }
         // A file is somebody else's; no browser shall run it as a page of this server's.
         self.headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
-        self.modified = Some(seen);
         self
     }
 
@@ -148,13 +145,11 @@ impl Thing {
                 .map(<[u8]>::trim_ascii)
                 .any(|candidate| candidate == b"*" || candidate.strip_prefix(b"W/").unwrap_or(candidate) == etag);
         }
-        let since = request.get(IF_MODIFIED_SINCE).and_then(|value| value.to_str().ok());
-        match (self.modified, since.and_then(|text| httpdate::parse_http_date(text).ok())) {
-            (Some(seen), Some(since)) => {
-                since.duration_since(UNIX_EPOCH).is_ok_and(|since| u64::try_from(seen).unwrap_or(0) <= since.as_secs())
-            }
-            _ => false,
-        }
+        // Exactly, as the date that was given out: a later one is not a newer copy when an older file was put back
+        // (`restore`, `load --force`), whose date is earlier again.
+        let date = |value: Option<&HeaderValue>| httpdate::parse_http_date(value?.to_str().ok()?).ok();
+        let modified = date(self.headers.get(LAST_MODIFIED));
+        modified.is_some() && modified == date(request.get(IF_MODIFIED_SINCE))
     }
 
     fn asked(&self, request: &HeaderMap) -> Asked {

@@ -1,16 +1,19 @@
 //! One pass of a request: who, what, which repository, the answer, and what is counted and written down of it.
 
+use std::error::Error;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 
 use crate::access::{Line, Pending};
+use crate::arriving::Arriving;
 use crate::auth::{Caller, Gate, Peer, TOKEN_SECONDS, may_carry};
 use crate::body::Body;
 use crate::content::DOCKER_CONTENT_DIGEST;
@@ -25,7 +28,8 @@ use crate::{files, page, setup};
 pub(crate) async fn answer(site: &Arc<Site>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
     let logged = site.log.as_ref().map(|log| (log.clone(), line(peer, &request), Instant::now()));
     let head = request.method() == Method::HEAD;
-    let (route, mut response, repository) = match identified(site, peer, request).await {
+    let unread = (!hyper::body::Body::is_end_stream(request.body())).then(Arc::<AtomicBool>::default);
+    let (route, mut response, repository) = match identified(site, peer, request, unread.clone()).await {
         Ok(Answered { route, response, repository }) => (route, response, repository),
         Err((route, refusal)) => {
             let mut response = refusal.into_response();
@@ -35,6 +39,10 @@ pub(crate) async fn answer(site: &Arc<Site>, peer: &Peer, request: Request<Incom
             (route, response, None)
         }
     };
+    if unread.is_some_and(|unread| unread.load(Ordering::Acquire)) {
+        // Another request behind what nobody read would never be answered.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     site.metrics.request(route, response.status().as_u16());
     let line = logged.map(|(log, mut line, began)| {
         line.status = response.status().as_u16();
@@ -55,16 +63,26 @@ struct Answered {
     repository: Option<String>,
 }
 
-async fn identified(site: &Arc<Site>, peer: &Peer, request: Request<Incoming>) -> Result<Answered, (Route, Refusal)> {
+async fn identified(
+    site: &Arc<Site>,
+    peer: &Peer,
+    request: Request<Incoming>,
+    unread: Option<Arc<AtomicBool>>,
+) -> Result<Answered, (Route, Refusal)> {
     let (head, body) = request.into_parts();
+    let body = Arriving::new(body, &head, site.patience.body, unread);
     let settings = site.settings();
     let other = |refusal| (Route::Other, refusal);
     let caller = site.gate.load().identify(&head.headers, peer, &settings).map_err(other)?;
     let reading = matches!(head.method, Method::GET | Method::HEAD);
     let host = head.headers.get(HOST).and_then(|value| value.to_str().ok()).or_else(|| head.uri.host());
-    // The warm path: what was asked in these words before, by whoever may read, is in memory.
+    // The warm path: what was asked in these words before, by who may do as much, is in memory.
     let key = (reading && caller.may_read(&settings)).then(|| {
         let mut key = String::with_capacity(160);
+        // Whoever may write is answered otherwise than who only reads.
+        if caller == Caller::Admin {
+            key.push_str("admin ");
+        }
         let _ = write!(key, "{} {}", host.unwrap_or_default(), head.uri);
         key
     });
@@ -99,7 +117,7 @@ async fn carry_out(
     method: &Method,
     path: &str,
     host: Option<&str>,
-    body: Incoming,
+    body: Arriving,
 ) -> Result<Answered, (Route, Refusal)> {
     let route = route(&action);
     let answered = |response: Result<Response<Body>, Refusal>| match response {
@@ -149,7 +167,7 @@ async fn taken_over(
 }
 
 /// Everything but the registry.
-async fn own(call: Call<'_>, action: Action, body: Incoming) -> Result<Response<Body>, Refusal> {
+async fn own(call: Call<'_>, action: Action, body: Arriving) -> Result<Response<Body>, Refusal> {
     match action {
         Action::Ping => registry::ping(&call),
         Action::Token => token(&call, body).await,
@@ -201,11 +219,11 @@ fn route(action: &Action) -> Route {
 }
 
 /// `/token`: by GET with Basic (Docker's token authentication), or by POST with a form (its OAuth 2 form).
-async fn token(call: &Call<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
+async fn token(call: &Call<'_>, body: Arriving) -> Result<Response<Body>, Refusal> {
     let mut caller = call.caller;
     let gate = call.site.gate.load_full();
     if !hyper::body::Body::is_end_stream(&body) {
-        let refused = |_| Refusal::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", "the form cannot be read");
+        let refused = |error: Box<dyn Error + Send + Sync>| Refusal::cut("UNSUPPORTED", "the form", error.as_ref());
         let form = Limited::new(body, 16 * 1024).collect().await.map_err(refused)?.to_bytes();
         let word = url::form_urlencoded::parse(&form).find(|(key, _)| matches!(&**key, "password" | "refresh_token"));
         if let Some((_, word)) = word {

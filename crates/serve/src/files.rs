@@ -45,7 +45,7 @@ pub(crate) async fn answer(call: &Call<'_>, host: &str, path: &str, base: &str) 
         return Err(missing());
     }
     let stock = call.site.stock();
-    let version = stock.version();
+    let moment = call.site.moment();
     let Some(entry) = stock.entry(&repository, path).await? else {
         let folder = format!("{path}/");
         let below = stock.entries(&repository, &folder, 1).await?;
@@ -62,7 +62,7 @@ pub(crate) async fn answer(call: &Call<'_>, host: &str, path: &str, base: &str) 
     let thing = Thing::new(entry.digest, media_type(path), source).of_file(entry.seen);
     let response = thing.answer(call.head, call.headers);
     if let Some(key) = call.key.clone() {
-        call.site.remember(key, version, Meant { repository, namespace: None }, thing);
+        call.site.remember(key, moment, Meant { repository, namespace: None }, thing);
     }
     Ok(response)
 }

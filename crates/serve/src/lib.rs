@@ -31,7 +31,8 @@ mod dispatch;
 mod resolve;
 mod router;
 
-// What it is answered with.
+// What it brings, and what it is answered with.
+mod arriving;
 mod body;
 mod content;
 mod files;
@@ -43,7 +44,7 @@ mod sendfile;
 mod setup;
 
 pub use auth::renew_admin_token;
-pub use config::Config;
+pub use config::{Config, Patience};
 pub use error::{Error, Result};
 pub use server::Server;
 

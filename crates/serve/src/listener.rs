@@ -25,10 +25,6 @@ use crate::sendfile::{Sending, Wire};
 use crate::site::Site;
 use crate::{Error, Result};
 
-/// Until a request's headers are whole; also how long a connection may wait for its next request.
-const HEADERS: Duration = Duration::from_secs(75);
-/// Until the first byte, and a TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(20);
 /// Until a peer that says nothing is asked whether it is there.
 const KEEPALIVE: Duration = Duration::from_mins(1);
 /// How long a client may take none of the bytes that are there for it.
@@ -123,7 +119,7 @@ async fn converse(
     let local = stream.local_addr()?;
     let mut first = [0];
     let peeked = tokio::select! {
-        peeked = timeout(HANDSHAKE, stream.peek(&mut first)) => peeked??,
+        peeked = timeout(site.patience.handshake, stream.peek(&mut first)) => peeked??,
         () = closed(closing) => 0,
     };
     if peeked == 0 {
@@ -132,7 +128,7 @@ async fn converse(
     let hello = first == [TLS_HANDSHAKE];
     match speaks {
         Speaks::Both(acceptor) if hello => {
-            let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+            let stream = timeout(site.patience.handshake, acceptor.accept(stream)).await??;
             serve(site, stream, Peer { remote, local, tls: true }, None, closing).await
         }
         Speaks::Plain if hello => {
@@ -177,7 +173,7 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
+        .header_read_timeout(site.patience.headers)
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);

@@ -2,6 +2,7 @@
 //! the thing. Refusals of the server's own making (5xx) tell nothing but a request id; the reason is logged with it.
 
 use std::fmt;
+use std::io;
 
 use artifact::{Digest, Repository};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -67,6 +68,13 @@ impl Refusal {
     pub(crate) fn repository_unknown(repository: &Repository) -> Self {
         Self::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", format!("there is no repository {repository} here"))
             .about(json!({ "name": repository.to_string() }))
+    }
+
+    /// `what` of a request's body did not come whole, or not in time.
+    pub(crate) fn cut(code: &'static str, what: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        let is_late = error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+        let status = if is_late { StatusCode::REQUEST_TIMEOUT } else { StatusCode::BAD_REQUEST };
+        Self::new(status, code, format!("{what} was cut off: {error}"))
     }
 
     /// Something of ours failed; `error` goes to the log only.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use hyper::body::Incoming;
 
+use crate::arriving::Arriving;
 use crate::auth::{Caller, Gate, Peer, may_carry};
 use crate::body::Body;
 use crate::content::{DOCKER_VERSION, OCI_NAMESPACE};
@@ -91,7 +91,7 @@ pub(crate) async fn answer(
     call: Call<'_>,
     asked: &Asked,
     operation: Operation,
-    body: Incoming,
+    body: Arriving,
 ) -> Result<Response<Body>, Refusal> {
     // Before anything is looked up: whether it is here must not be told to who may not read.
     if matches!(

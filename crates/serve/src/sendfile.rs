@@ -225,7 +225,7 @@ mod tests {
     use std::io::Write as _;
 
     use artifact::Digest;
-    use bundle::Piece;
+    use bundle::Extent;
 
     use super::*;
 
@@ -236,7 +236,7 @@ mod tests {
         file.write_all(&bytes).unwrap();
         // It lies behind something else, and not at the beginning of a page.
         let lying = bytes[4608..].to_vec();
-        let piece = Piece { path: "volume".into(), file: Arc::new(file), offset: 4608, size: lying.len() as u64 };
+        let piece = Extent { path: "volume".into(), file: Arc::new(file), offset: 4608, size: lying.len() as u64 };
         let (bytes, blob) = (lying, Arc::new(OpenBlob::new(Digest::of(b"proven"), vec![piece], true)));
         let sending = Sending::default();
         let token = sending.token(&blob, 5, blob.size).unwrap();

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bundle::Shelf;
 use futures_util::future::join_all;
@@ -67,13 +67,14 @@ impl Server {
         let addresses = Addresses { main: address(&main)?, plain: plain.as_ref().map(address).transpose()? };
         let settings = Settings::new(&config, &names, &ports(&addresses))?;
         let (gate, admin_token) = Gate::open(&store).await?;
-        let certificates = Arc::new(Certificates::open(&store, &config, names.clone()).await?);
+        let certificates = Arc::new(Certificates::open(&store, &config, names.clone(), now()).await?);
         let log = config.access_log.as_deref().map(Log::open).transpose()?;
         let descriptors = raise_descriptors();
         let acceptor = TlsAcceptor::from(Arc::new(certificates.server_config()?));
         let most =
             config.connections.min(usize::try_from(descriptors.saturating_sub(RESERVED) / 2).unwrap_or(usize::MAX));
-        let site = Site::new(store, stock, settings, gate, certificates, log, addresses, (descriptors / 8).min(1024));
+        let open_files = (descriptors / 8).min(1024);
+        let site = Site::new(store, stock, settings, gate, certificates, log, addresses, config.patience, open_files);
         let mut listeners = vec![(main, Speaks::Both(acceptor))];
         listeners.extend(plain.map(|plain| (plain, Speaks::Plain)));
         Ok(Self {
@@ -93,6 +94,22 @@ impl Server {
     /// Where it listens for plain HTTP alone.
     pub fn plain_address(&self) -> Option<SocketAddr> {
         self.site.addresses.plain
+    }
+
+    /// Where others reach what listens on `address`: `HOST:PORT`, by the address that the machine goes out by where it
+    /// listens on all of them.
+    pub fn reached_at(&self, address: SocketAddr) -> String {
+        let ip = if address.ip().is_unspecified() { tls::outside(address.ip()) } else { Some(address.ip()) };
+        match ip {
+            Some(ip) => SocketAddr::new(ip, address.port()).to_string(),
+            None => format!("localhost:{}", address.port()),
+        }
+    }
+
+    /// From when until when clients take the site's certificate, in seconds since 1970: their clocks must say so. Unknown
+    /// of a certificate that was given.
+    pub fn validity(&self) -> Option<(i64, i64)> {
+        self.site.certificates.validity()
     }
 
     /// The names and addresses that its certificate is for.
@@ -137,8 +154,7 @@ impl Server {
             let mut tick = tokio::time::interval(HOUSEKEEPING);
             loop {
                 tick.tick().await;
-                self.site.certificates.refresh(jiff::Timestamp::now().as_second());
-                self.site.uploads.expire();
+                self.keep(now(), Instant::now());
             }
         };
         // What is not chosen is dropped, and the listeners with it: from then on connections are refused.
@@ -154,6 +170,14 @@ impl Server {
         Ok(())
     }
 
+    /// Does what falls due at `now` (seconds since 1970) and `instant`: makes the certificate anew when it grows old,
+    /// reads one that was given when its files changed, and removes uploads that nobody goes on with. [`Server::run`]
+    /// does it every half minute; tests say what time it is.
+    pub fn keep(&self, now: i64, instant: Instant) {
+        self.site.certificates.refresh(now);
+        self.site.uploads.expire(instant);
+    }
+
     /// Takes another configuration while running: certificates, names, aliases, order, who may read. Addresses stay.
     ///
     /// # Errors
@@ -162,7 +186,7 @@ impl Server {
         let names = tls::names(config)?;
         let settings = Settings::new(config, &names, &ports(&self.site.addresses))?;
         let (gate, _) = Gate::open(self.site.store()).await?;
-        self.site.certificates.reload(self.site.store(), config, names).await?;
+        self.site.certificates.reload(self.site.store(), config, names, now()).await?;
         self.site.set(settings, gate);
         Ok(())
     }
@@ -177,6 +201,11 @@ impl Server {
         self.site.set_gate(gate);
         Ok(())
     }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
 }
 
 fn ports(addresses: &Addresses) -> Vec<u16> {

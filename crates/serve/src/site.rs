@@ -12,7 +12,7 @@ use store::{Blob, Store};
 use crate::access::Log;
 use crate::auth::Gate;
 use crate::body::OpenBlob;
-use crate::config::Settings;
+use crate::config::{Patience, Settings};
 use crate::content::{Source, Thing};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
@@ -37,6 +37,8 @@ pub(crate) struct Site {
     warm: Cache<String, Arc<Warm>>,
     /// The store's version that `warm` was last cleared for.
     warm_version: AtomicU64,
+    /// Counts the settings.
+    epoch: AtomicU64,
     open: Cache<String, Arc<OpenBlob>>,
     pub(crate) gate: ArcSwap<Gate>,
     pub(crate) uploads: Uploads,
@@ -44,6 +46,7 @@ pub(crate) struct Site {
     pub(crate) log: Option<Log>,
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) addresses: Addresses,
+    pub(crate) patience: Patience,
     ambiguous: Mutex<VecDeque<Ambiguity>>,
 }
 
@@ -62,10 +65,17 @@ pub(crate) struct Known {
     pub(crate) files: BTreeSet<String>,
 }
 
-/// A pull that was answered before: good as long as the store is what it was.
+/// What an answer depends on beside its request: the store's version, and which settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    version: u64,
+    epoch: u64,
+}
+
+/// A pull that was answered before: good as long as the store and the settings are what they were.
 #[derive(Debug)]
 pub(crate) struct Warm {
-    version: u64,
+    moment: Moment,
     pub(crate) meant: Meant,
     pub(crate) thing: Thing,
 }
@@ -87,13 +97,15 @@ impl Site {
         certificates: Arc<Certificates>,
         log: Option<Log>,
         addresses: Addresses,
+        patience: Patience,
         open_files: u64,
     ) -> Self {
-        let weigh = |key: &String, warm: &Arc<Warm>| {
+        // An open file is a descriptor more than bytes: those that answers hold are no more than those held open apart.
+        let open_file = u32::try_from(WARM_BYTES / open_files.max(1)).unwrap_or(u32::MAX).max(8 * WARM_OVERHEAD);
+        let weigh = move |key: &String, warm: &Arc<Warm>| {
             let bytes = match &warm.thing.bytes {
                 Source::Memory(bytes) => u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-                // An open file is a descriptor more than bytes.
-                Source::File(_) => 8 * WARM_OVERHEAD,
+                Source::File(_) => open_file,
             };
             bytes.saturating_add(WARM_OVERHEAD).saturating_add(u32::try_from(key.len()).unwrap_or(u32::MAX))
         };
@@ -104,6 +116,7 @@ impl Site {
             known: ArcSwap::from_pointee(Known { version: u64::MAX, ..Known::default() }),
             warm: Cache::builder().weigher(weigh).max_capacity(WARM_BYTES).build(),
             warm_version: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
             open: Cache::new(open_files),
             gate: ArcSwap::from_pointee(gate),
             uploads: Uploads::default(),
@@ -111,6 +124,7 @@ impl Site {
             log,
             certificates,
             addresses,
+            patience,
             ambiguous: Mutex::new(VecDeque::new()),
         }
     }
@@ -133,6 +147,8 @@ impl Site {
     pub(crate) fn set(&self, settings: Settings, gate: Gate) {
         self.settings.store(Arc::new(settings));
         self.gate.store(Arc::new(gate));
+        // After the swap: an answer that was found by the settings before has a moment before, and is not remembered.
+        self.epoch.fetch_add(1, Ordering::AcqRel);
         self.warm.invalidate_all();
     }
 
@@ -153,9 +169,15 @@ impl Site {
         Ok(fresh)
     }
 
+    /// Now. Taken before the settings and the store are asked.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment { version: self.stock.version(), epoch: self.epoch.load(Ordering::Acquire) }
+    }
+
     /// What this request was answered with before, when nothing has changed since.
     pub(crate) fn warm(&self, key: &str) -> Option<Arc<Warm>> {
-        let version = self.stock.version();
+        let moment = self.moment();
+        let version = moment.version;
         if self.warm_version.load(Ordering::Relaxed) != version {
             self.warm_version.store(version, Ordering::Relaxed);
             // Not only stale: a blob that was removed must not be kept open.
@@ -163,13 +185,13 @@ impl Site {
             self.open.invalidate_all();
             return None;
         }
-        self.warm.get(key).filter(|warm| warm.version == version)
+        self.warm.get(key).filter(|warm| warm.moment == moment)
     }
 
-    /// Remembers an answer that was found while the store had `version`.
-    pub(crate) fn remember(&self, key: String, version: u64, meant: Meant, thing: Thing) {
-        if version == self.stock.version() {
-            self.warm.insert(key, Arc::new(Warm { version, meant, thing }));
+    /// Remembers an answer whose finding began at `moment`.
+    pub(crate) fn remember(&self, key: String, moment: Moment, meant: Meant, thing: Thing) {
+        if moment == self.moment() {
+            self.warm.insert(key, Arc::new(Warm { moment, meant, thing }));
         }
     }
 
@@ -207,5 +229,72 @@ impl Site {
     /// Names that meant several things, oldest first.
     pub(crate) fn ambiguities(&self) -> Vec<Ambiguity> {
         self.ambiguous.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use artifact::Digest;
+
+    use super::*;
+    use crate::{Config, tls};
+
+    async fn site(folder: &std::path::Path, open_files: u64) -> Site {
+        let store = Store::open(folder).await.unwrap();
+        let config = Config::default();
+        let (gate, _) = Gate::open(&store).await.unwrap();
+        let certificates = Certificates::open(&store, &config, tls::names(&config).unwrap(), 0).await.unwrap();
+        let main: SocketAddr = "127.0.0.1:5000".parse().unwrap();
+        let addresses = Addresses { main, plain: None };
+        let settings = Settings::default();
+        let stock = Stock::Store(store.clone());
+        Site::new(
+            store,
+            stock,
+            settings,
+            gate,
+            Arc::new(certificates),
+            None,
+            addresses,
+            Patience::default(),
+            open_files,
+        )
+    }
+
+    fn meant() -> Meant {
+        Meant { repository: Repository::image("", "app"), namespace: None }
+    }
+
+    #[tokio::test]
+    async fn an_answer_by_old_settings_is_not_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let site = site(folder.path(), 8).await;
+        let thing = || Thing::new(Digest::of(b"x"), "text/plain", Source::Memory("x".into()));
+        assert!(site.warm("key").is_none());
+        let before = site.moment();
+        site.remember("key".to_owned(), before, meant(), thing());
+        assert!(site.warm("key").is_some());
+        // A request is under way while the settings are replaced, and ends after that.
+        let (gate, _) = Gate::open(site.store()).await.unwrap();
+        site.set(Settings::default(), gate);
+        site.remember("key".to_owned(), before, meant(), thing());
+        assert!(site.warm("key").is_none());
+    }
+
+    #[tokio::test]
+    async fn answers_hold_no_more_files_than_may_be_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let site = site(folder.path(), 8).await;
+        assert!(site.warm("key").is_none());
+        let moment = site.moment();
+        for number in 0..100 {
+            let blob = Arc::new(OpenBlob::new(Digest::of(b"x"), Vec::new(), true));
+            let thing = Thing::new(Digest::of(b"x"), "text/plain", Source::File(blob));
+            site.remember(number.to_string(), moment, meant(), thing);
+        }
+        site.warm.run_pending_tasks();
+        assert!((1..=8).contains(&site.warm.entry_count()), "{}", site.warm.entry_count());
     }
 }

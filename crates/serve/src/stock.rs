@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use artifact::{Digest, Entry, Kind, Repository};
-use bundle::{Piece, Shelf};
+use bundle::{Extent, Shelf};
 use store::{Blob, Candidate, Hit, Referrer, Store, StoredManifest, Usage};
 
 use crate::body::OpenBlob;
@@ -80,6 +80,13 @@ impl Stock {
         match self {
             Self::Store(store) => Ok(store.repositories(kind, after, limit).await?),
             Self::Shelf(shelf) => Ok(shelf.repositories(kind, after, limit)),
+        }
+    }
+
+    pub(crate) async fn repository_names(&self, kind: Kind, after: &str, limit: u32) -> Result<Vec<String>, Refusal> {
+        match self {
+            Self::Store(store) => Ok(store.repository_names(kind, after, limit).await?),
+            Self::Shelf(shelf) => Ok(shelf.repository_names(kind, after, limit)),
         }
     }
 
@@ -193,7 +200,7 @@ impl Stock {
                 let (store, wanted) = (store.clone(), blob.clone());
                 let opened = tokio::task::spawn_blocking(move || {
                     let (path, file) = (PathBuf::from(&wanted.key), Arc::new(store.open_blob(&wanted)?));
-                    let piece = Piece { path, file, offset: 0, size: wanted.size };
+                    let piece = Extent { path, file, offset: 0, size: wanted.size };
                     Ok::<_, store::Error>(OpenBlob::new(wanted.digest, vec![piece], true))
                 });
                 Ok(opened.await.map_err(Refusal::inside)??)

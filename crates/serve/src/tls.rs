@@ -7,8 +7,9 @@
 mod authority;
 mod names;
 
-pub(crate) use names::names;
+pub(crate) use names::{names, outside};
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -31,6 +32,8 @@ use authority::Authority;
 
 /// Seconds of a day.
 const DAY: i64 = 86_400;
+/// How far a clock in a closed network may be off, either way, without anybody refusing a certificate: a year, and some.
+const WRONG: i64 = 400 * DAY;
 
 /// The certificate that is shown now, and where it came from.
 pub(crate) struct Certificates {
@@ -45,8 +48,11 @@ struct Shown {
     /// SHA-256 of the public key, as `curl --pinnedpubkey` wants it.
     pin: Digest,
     authority_pem: Option<String>,
-    /// When to make another, in seconds since 1970.
-    renew_at: Option<i64>,
+    /// Outside of these times another is made, in seconds since 1970: it grows old, or a clock that was far ahead was set
+    /// right.
+    stays: Option<Range<i64>>,
+    /// From when until when clients take it, in seconds since 1970; unknown of one that was given.
+    validity: Option<(i64, i64)>,
 }
 
 enum Source {
@@ -68,25 +74,25 @@ impl ResolvesServerCert for Certificates {
 }
 
 impl Certificates {
-    /// The given certificate, or one by the site's CA for these names.
-    pub(crate) async fn open(store: &Store, config: &Config, names: Vec<String>) -> Result<Self> {
-        let mut source = Self::source(store, config, names).await?;
-        let current = ArcSwap::from_pointee(make(&mut source)?);
+    /// The given certificate, or one by the site's CA for these names. `now` is in seconds since 1970.
+    pub(crate) async fn open(store: &Store, config: &Config, names: Vec<String>, now: i64) -> Result<Self> {
+        let mut source = Self::source(store, config, names, now).await?;
+        let current = ArcSwap::from_pointee(make(&mut source, now)?);
         Ok(Self { current, source: Mutex::new(source) })
     }
 
     /// Takes other files or names, as a reload brings them.
-    pub(crate) async fn reload(&self, store: &Store, config: &Config, names: Vec<String>) -> Result<()> {
-        let mut source = Self::source(store, config, names).await?;
-        self.current.store(Arc::new(make(&mut source)?));
+    pub(crate) async fn reload(&self, store: &Store, config: &Config, names: Vec<String>, now: i64) -> Result<()> {
+        let mut source = Self::source(store, config, names, now).await?;
+        self.current.store(Arc::new(make(&mut source, now)?));
         *self.lock() = source;
         Ok(())
     }
 
-    async fn source(store: &Store, config: &Config, names: Vec<String>) -> Result<Source> {
+    async fn source(store: &Store, config: &Config, names: Vec<String>, now: i64) -> Result<Source> {
         match (&config.cert, &config.key) {
             (Some(cert), Some(key)) => Ok(Source::Given { cert: cert.clone(), key: key.clone(), seen: None }),
-            (None, None) => Ok(Source::Site { authority: Box::new(Authority::open(store).await?), names }),
+            (None, None) => Ok(Source::Site { authority: Box::new(Authority::open(store, now).await?), names }),
             (Some(path), None) | (None, Some(path)) => Err(Error::Certificate {
                 path: path.clone(),
                 why: "a certificate and its key are given together, or neither".to_owned(),
@@ -99,13 +105,13 @@ impl Certificates {
     pub(crate) fn refresh(&self, now: i64) {
         let mut source = self.lock();
         let due = match &*source {
-            Source::Site { .. } => self.current.load().renew_at.is_some_and(|at| now >= at),
+            Source::Site { .. } => self.current.load().stays.as_ref().is_some_and(|times| !times.contains(&now)),
             Source::Given { cert, key, seen } => times(cert, key).is_some_and(|now| Some(now) != *seen),
         };
         if !due {
             return;
         }
-        match make(&mut source) {
+        match make(&mut source, now) {
             Ok(shown) => {
                 self.current.store(Arc::new(shown));
                 tracing::info!("the server's certificate was replaced");
@@ -134,6 +140,11 @@ impl Certificates {
         format!("sha256//{}", STANDARD.encode(self.current.load().pin.as_bytes()))
     }
 
+    /// From when until when clients take the site's certificate, in seconds since 1970.
+    pub(crate) fn validity(&self) -> Option<(i64, i64)> {
+        self.current.load().validity
+    }
+
     /// The site's CA; none when the certificate was given.
     pub(crate) fn authority_pem(&self) -> Option<String> {
         self.current.load().authority_pem.clone()
@@ -152,11 +163,10 @@ impl Certificates {
     }
 }
 
-fn make(source: &mut Source) -> Result<Shown> {
+fn make(source: &mut Source, now: i64) -> Result<Shown> {
     match source {
         Source::Site { authority, names } => {
-            let now = jiff::Timestamp::now().as_second();
-            let (leaf, until) = authority.leaf(names, now)?;
+            let (leaf, from, until) = authority.leaf(names, now)?;
             let key = PrivateKeyDer::try_from(authority.leaf_key.serialize_der())
                 .map_err(|why| Error::Certificate { path: PathBuf::from("site/ca"), why: why.to_owned() })?;
             Ok(Shown {
@@ -164,7 +174,8 @@ fn make(source: &mut Source) -> Result<Shown> {
                 fingerprint: Digest::of(&authority.certificate),
                 pin: Digest::of(&authority.leaf_key.subject_public_key_info()),
                 authority_pem: Some(authority.pem.clone()),
-                renew_at: Some((until - 30 * DAY).max(now + DAY)),
+                stays: Some(from..now + 335 * DAY),
+                validity: authority.validity.map(|(begin, end)| (begin.max(from), end.min(until))),
             })
         }
         Source::Given { cert, key, seen } => {
@@ -181,7 +192,7 @@ fn make(source: &mut Source) -> Result<Shown> {
             let certified = certified(chain, &private).map_err(|error| bad(cert, error.to_string()))?;
             certified.keys_match().map_err(|_| bad(key, format!("not the key of {}", cert.display())))?;
             *seen = times;
-            Ok(Shown { key: Arc::new(certified), fingerprint, pin, authority_pem: None, renew_at: None })
+            Ok(Shown { key: Arc::new(certified), fingerprint, pin, authority_pem: None, stays: None, validity: None })
         }
     }
 }
@@ -196,3 +207,6 @@ fn times(cert: &Path, key: &Path) -> Option<(SystemTime, SystemTime)> {
     let modified = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
     modified(cert).zip(modified(key))
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,23 @@ pub(crate) fn new_key(digest: &Digest) -> String {
     format!("{}/{}/{hex}.{}", digest.algorithm().as_str(), &hex[..2], &unique[..12])
 }
 
+/// As [`sync_file`], and a file that could not be synced goes: its pages may be marked clean now, so that a later run,
+/// which would go on from it, would believe them.
+pub(crate) fn sync_or_remove(store: &Store, file: &File, path: &Path) -> Result<()> {
+    sync_file(store, file, path).inspect_err(|_| drop(fs::remove_file(path)))
+}
+
+/// File systems that other machines may reach too, by the magic number of `statfs(2)`: NFS, SMB in three spellings, 9p,
+/// AFS, Ceph, Coda, and whatever a FUSE daemon brings.
+const SHARED: [u64; 9] =
+    [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x5346_414f, 0x00c3_6400, 0x7375_7245, 0x6573_5546];
+
+/// Whether a folder lies on such a file system.
+pub(crate) fn is_shared(folder: &Path) -> bool {
+    // The width and the sign of the number differ between architectures; 32 bits of it count.
+    rustix::fs::statfs(folder).is_ok_and(|found| SHARED.contains(&(found.f_type.cast_unsigned() & 0xffff_ffff)))
+}
+
 /// Makes a file's bytes and its length durable.
 pub(crate) fn sync_file(store: &Store, file: &File, path: &Path) -> Result<()> {
     file.sync_all().map_err(Error::io(path)).inspect_err(|error| store.stop(error))

@@ -27,7 +27,7 @@ pub use change::{Applied, Cause, Change, Replaced};
 pub use error::{Error, Result};
 pub use fsck::{Finding, Fsck};
 pub use read::{Blob, Candidate, Generation, Hit, Link, Referrer, StoredManifest, Usage};
-pub use socket::{Call, Socket, call};
+pub use socket::{Call, Caller, Socket, call};
 pub use writer::{BlobWriter, NewBlob, Patchwork};
 
 use std::collections::HashSet;
@@ -51,7 +51,7 @@ struct Inner {
     /// When it was opened, in seconds since 1970: no writer of ours is older.
     opened: i64,
     /// The first fsync that failed: nothing is written after it.
-    stopped: OnceLock<String>,
+    stopped: Arc<OnceLock<String>>,
     /// Partial files that a writer of this process has in hand.
     in_hand: Mutex<HashSet<Digest>>,
     /// Released last.
@@ -66,20 +66,48 @@ impl Store {
     /// when something else is in the folder, [`Error::Io`] with the path otherwise.
     pub async fn open(folder: &Path) -> Result<Self> {
         blobs::lay_folders(folder)?;
+        Self::open_as(folder, blobs::is_shared(folder)).await
+    }
+
+    /// As [`Store::open`], for a folder that other machines reach too (`NFSv4`, SMB): the catalog has one connection, which
+    /// locks its file for as long as it is open, since shared memory does not reach that far. [`Store::open`] finds such
+    /// folders by itself.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_shared(folder: &Path) -> Result<Self> {
+        blobs::lay_folders(folder)?;
+        Self::open_as(folder, true).await
+    }
+
+    async fn open_as(folder: &Path, shared: bool) -> Result<Self> {
         let lock = lock::Lock::take(folder)?;
         let version = Arc::new(AtomicU64::new(1));
-        let catalog = catalog::Catalog::open(folder, Arc::clone(&version)).await?;
+        let stopped = Arc::default();
+        let catalog = catalog::Catalog::open(folder, shared, Arc::clone(&version), Arc::clone(&stopped)).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 folder: folder.to_owned(),
                 catalog,
                 version,
                 opened: change::now(),
-                stopped: OnceLock::new(),
+                stopped,
                 in_hand: Mutex::default(),
                 _lock: lock,
             }),
         })
+    }
+
+    /// Opens the store in `folder` for what only looks at it or changes what is there: none is made.
+    ///
+    /// # Errors
+    /// [`Error::NoStore`] when there is none; as [`Store::open`].
+    pub async fn open_existing(folder: &Path) -> Result<Self> {
+        // What cannot be looked at is refused by name when it is opened.
+        if folder.join("naru.db").try_exists().is_ok_and(|exists| !exists) {
+            return Err(Error::NoStore { path: folder.to_owned() });
+        }
+        Self::open(folder).await
     }
 
     /// The store's folder.

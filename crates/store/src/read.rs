@@ -110,6 +110,7 @@ pub struct Usage {
 
 type EntryRow = (String, Vec<u8>, i64, i64, String, String);
 type ReferrerRow = (Vec<u8>, i64, String, Option<String>, Option<String>);
+type ChangeRow = (String, String, String, String, Option<String>, Option<String>);
 type HitRow = (String, String, String, String, Vec<u8>, i64, i64, String, String);
 
 impl Store {
@@ -232,6 +233,21 @@ impl Store {
         .await
         .map_err(|error| self.failed(error))?;
         Ok(found.into_iter().filter_map(|(kind, host, name)| repository_of(&kind, host, name)).collect())
+    }
+
+    /// Names of repositories as they are shown, `HOST/NAME` or a local one's `NAME`, that sort (bytewise) after `after`;
+    /// at most `limit`, each once.
+    pub async fn repository_names(&self, kind: Kind, after: &str, limit: u32) -> Result<Vec<String>> {
+        sqlx::query_scalar(
+            "SELECT DISTINCT CASE host WHEN '' THEN name ELSE host || '/' || name END AS shown FROM repository \
+             WHERE kind = $1 AND CASE host WHEN '' THEN name ELSE host || '/' || name END > $2 ORDER BY shown LIMIT $3",
+        )
+        .bind(kind.as_str())
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))
     }
 
     /// The hosts of which there are repositories of this kind, sorted; a local one's is empty.
@@ -438,7 +454,7 @@ impl Store {
     /// # Errors
     /// [`Error::NoGeneration`].
     pub async fn changes(&self, number: i64) -> Result<Vec<Replaced>> {
-        let found: Vec<(String, String, String, String, Option<String>, Option<String>)> = sqlx::query_as(
+        let found: Vec<ChangeRow> = sqlx::query_as(
             "SELECT kind, host, repository.name, change.name, old, new FROM change \
              JOIN repository ON repository.id = repository WHERE generation = $1 ORDER BY change.id",
         )
@@ -503,7 +519,12 @@ impl Store {
     }
 
     pub(crate) fn failed(&self, error: sqlx::Error) -> Error {
-        self.inner.catalog.error(error)
+        let is_failed_write = crate::error::is_failed_write(&error);
+        let error = self.inner.catalog.error(error);
+        if is_failed_write {
+            self.stop(&error);
+        }
+        error
     }
 }
 

@@ -58,6 +58,10 @@ pub struct Socket {
     path: PathBuf,
 }
 
+/// Somebody who has called and said nothing yet.
+#[derive(Debug)]
+pub struct Caller(UnixStream);
+
 /// One call of a command.
 #[derive(Debug)]
 pub struct Call {
@@ -88,28 +92,28 @@ impl Store {
 }
 
 impl Socket {
-    /// The next call. A caller that talks nonsense is hung up on and does not end the listening.
-    pub async fn accept(&self) -> Result<Call> {
+    /// The next caller.
+    pub async fn accept(&self) -> Caller {
         loop {
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+            match self.listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
+                Ok(stream) => return Caller(stream),
                 Err(error) => {
                     // Out of descriptors, most likely: that passes, and the server goes on.
                     tracing::warn!(%error, "a call on the store's socket could not be taken");
                     tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
                 }
-            };
-            let received = match stream.into_std() {
-                Ok(stream) => tokio::task::spawn_blocking(move || receive(stream)).await,
-                Err(_) => continue,
-            };
-            match received {
-                Ok(Ok(call)) => return Ok(call),
-                Ok(Err(error)) => tracing::warn!(%error, "a call on the store's socket could not be read"),
-                Err(_) => {}
             }
         }
+    }
+}
+
+impl Caller {
+    /// What it calls for. Blocking: a caller may take its time, and others shall not wait for it.
+    ///
+    /// # Errors
+    /// When it says nothing for half a minute, talks nonsense, or goes away.
+    pub fn call(self) -> std::io::Result<Call> {
+        receive(self.0)
     }
 }
 

@@ -34,6 +34,16 @@ impl NewBlob {
     pub fn size(&self) -> u64 {
         self.size
     }
+
+    /// Opens its bytes: they can be read before anybody has named them.
+    ///
+    /// # Errors
+    /// When a change has taken it over, or its file cannot be opened.
+    pub fn open(&self) -> Result<File> {
+        let missing = || Error::io(Path::new(&self.key))(std::io::ErrorKind::NotFound.into());
+        let path = self.unnamed.as_ref().ok_or_else(missing)?;
+        File::open(path).map_err(Error::io(path))
+    }
 }
 
 impl Drop for NewBlob {
@@ -98,7 +108,7 @@ impl BlobWriter {
             let _ = fs::remove_file(&self.path);
             return Err(Error::Mismatch { expected, found });
         }
-        blobs::sync_file(&self.store, &self.file, &self.path)?;
+        blobs::sync_or_remove(&self.store, &self.file, &self.path)?;
         let key = blobs::new_key(&found);
         let place = blobs::put_in_place(&self.store, &self.path, &key)?;
         Ok(NewBlob { digest: found, size: self.len, key, unnamed: Some(place), partial: None })
@@ -137,7 +147,7 @@ impl Patchwork {
     /// Makes the pieces written so far durable and leaves them for a later [`Store::patchwork`] of the same digest.
     pub fn keep(self) -> Result<()> {
         self.store.may_write()?;
-        blobs::sync_file(&self.store, &self.file, &self.path)?;
+        blobs::sync_or_remove(&self.store, &self.file, &self.path)?;
         blobs::sync_folder(&self.store, &self.store.partial_path(""))
     }
 
@@ -151,7 +161,7 @@ impl Patchwork {
             let _ = fs::remove_file(&self.path);
             return Err(Error::Mismatch { expected: self.digest, found });
         }
-        blobs::sync_file(&self.store, &self.file, &self.path)?;
+        blobs::sync_or_remove(&self.store, &self.file, &self.path)?;
         let key = blobs::new_key(&found);
         // A second name rather than a move: if nobody comes to name the blob, the pieces are still there.
         let second = self.path.with_extension("whole");

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,10 +19,18 @@ where
 {
     // A file system and SQLite.
     test(tempfile::tempdir().unwrap()).await;
+    // The same on a file system that other machines reach.
+    SHARED.set(true);
+    test(tempfile::tempdir().unwrap()).await;
+}
+
+thread_local! {
+    static SHARED: Cell<bool> = const { Cell::new(false) };
 }
 
 async fn open(folder: &tempfile::TempDir) -> Store {
-    Store::open(folder.path()).await.unwrap()
+    let opened = if SHARED.get() { Store::open_shared(folder.path()).await } else { Store::open(folder.path()).await };
+    opened.unwrap()
 }
 
 fn put(store: &Store, bytes: &[u8]) -> store::NewBlob {
@@ -332,6 +341,21 @@ async fn one_process_holds_it() {
         open(&folder).await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn another_machine_is_kept_out_by_the_catalog_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open_shared(folder.path()).await.unwrap();
+    store.set_document("a", Some(b"b")).await.unwrap();
+    assert!(!folder.path().join("naru.db-shm").exists(), "memory that another machine would not share");
+    // A file system whose flock(2) does not reach the other machine.
+    std::fs::remove_file(folder.path().join("lock")).unwrap();
+    assert!(matches!(Store::open_shared(folder.path()).await.unwrap_err(), Error::Held { .. }));
+    store.close().await;
+    drop(store);
+    let store = Store::open_shared(folder.path()).await.unwrap();
+    assert_eq!(store.document("a").await.unwrap().as_deref(), Some(&b"b"[..]));
 }
 
 #[tokio::test]

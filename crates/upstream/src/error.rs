@@ -127,7 +127,7 @@ pub enum Error {
         source: InvalidManifest,
     },
     /// Connections are forbidden.
-    #[error("{host}: not asked, because NARU_OFFLINE forbids connections")]
+    #[error("{host}: not asked, because --offline or NARU_OFFLINE forbids connections")]
     Offline {
         /// The host that would have been asked.
         host: String,
@@ -232,7 +232,7 @@ impl Error {
                  `upstreams.HOST.mirrors`"
                     .to_owned()
             }
-            Self::Offline { .. } => "unset NARU_OFFLINE, or run it where the network is".to_owned(),
+            Self::Offline { .. } => "run it without --offline and NARU_OFFLINE, where the network is".to_owned(),
             Self::Redirect { .. } => "if the new place is right, name it in the packing list itself".to_owned(),
             Self::NotFound { .. } => "check the spelling; ask the upstream with `curl -I` or `skopeo inspect`".to_owned(),
             Self::TooLarge { .. } | Self::Protocol { .. } | Self::Manifest { .. } => {

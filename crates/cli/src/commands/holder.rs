@@ -72,12 +72,15 @@ pub(crate) async fn call(
 }
 
 /// Carries out what others call for, until it is dropped; says through `secrets` when the server must read its own again.
-pub(crate) async fn listen(store: &Store, socket: Socket, secrets: &Arc<Secrets>) -> anyhow::Result<()> {
+pub(crate) async fn listen(store: &Store, socket: Socket, secrets: &Arc<Secrets>) {
     loop {
-        let call = socket.accept().await?;
+        let caller = socket.accept().await;
         let (store, secrets, runtime) = (store.clone(), Arc::clone(secrets), tokio::runtime::Handle::current());
-        // A command is long work, and gets a thread of its own beside those that serve.
-        tokio::task::spawn_blocking(move || runtime.block_on(answer(&store, call, &secrets)));
+        // A command is long work, and gets a thread of its own beside those that serve; one that is slow in coming too.
+        tokio::task::spawn_blocking(move || match caller.call() {
+            Ok(call) => runtime.block_on(answer(&store, call, &secrets)),
+            Err(error) => tracing::warn!(%error, "a call on the store's socket could not be read"),
+        });
     }
 }
 

@@ -1,4 +1,4 @@
-//! `naru load`: from the medium into the store.
+//! `naru load`: from the medium into the store, whoever has made what lies there.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use artifact::Progress;
-use bundle::{LoadOptions, Loaded};
+use bundle::{As, Imported, LoadOptions, Loaded, Piece, Sort};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::{Cause, Change, Store};
 
 use super::{Work, changed};
 use crate::exit::Exit;
+use crate::failure::Failure;
 use crate::size::size;
 use crate::terminal::Speaker;
 use crate::thing;
@@ -20,9 +21,16 @@ use crate::thing;
 /// What to load.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Request {
-    /// Volumes, or the folder they lie in; in any order, some of them, or twice
+    /// Volumes of bundles, archives of images (`docker save`, `podman save`, `ctr image export`, OCI layouts; also
+    /// compressed, or in a package), or folders of them; in any order, some of them, or twice
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// What to call the image of an archive: image:NAME:TAG; without the tag, all its images go there under their own
+    #[arg(long = "as", value_name = "KIND:NAME")]
+    rename: Option<String>,
+    /// Takes archives, which nobody has signed, into a store that trusts keys
+    #[arg(long)]
+    unsigned: bool,
     /// Lets what was seen earlier at its upstream replace what was seen later
     #[arg(long)]
     force: bool,
@@ -37,36 +45,68 @@ pub(crate) struct Request {
 /// A load, as far as it needs the store; the files travel beside it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
-    paths: Vec<PathBuf>,
+    pieces: Vec<Piece>,
+    rename: Option<String>,
+    unsigned: bool,
     force: bool,
     prune: bool,
     yes: bool,
 }
 
-/// Opens the volumes: the holder of the store may not be allowed to.
+/// Opens the files: the holder of the store may not be allowed to.
 pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
-    let paths = bundle::volumes_below(&request.paths)?;
-    let files = paths
+    let pieces = bundle::pieces(&request.paths)?;
+    let rename = request.rename.clone();
+    rename.as_deref().map(given).transpose()?;
+    if rename.is_some() && pieces.iter().any(|piece| piece.sort == Sort::Volume) {
+        return Err(Failure::new("--as gives a name to an archive's images, and a volume's have theirs")
+            .hint("load the volumes by themselves")
+            .exit(Exit::Usage)
+            .into());
+    }
+    let files = pieces
         .iter()
-        .map(|path| File::open(path).with_context(|| path.display().to_string()))
+        .map(|piece| File::open(&piece.path).with_context(|| piece.path.display().to_string()))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let &Request { force, prune, yes, .. } = request;
-    Ok((Work::Load(Order { paths, force, prune, yes }), files))
+    let &Request { force, prune, yes, unsigned, .. } = request;
+    if prune && pieces.iter().any(|piece| piece.sort != Sort::Volume) {
+        return Err(Failure::new("--prune goes by what bundles hold, and an archive is none")
+            .hint("load the archives by themselves")
+            .exit(Exit::Usage)
+            .into());
+    }
+    Ok((Work::Load(Order { pieces, rename, unsigned, force, prune, yes }), files))
+}
+
+fn given(text: &str) -> anyhow::Result<As> {
+    text.parse().map_err(|why| Failure::new(format!("--as {text}: {why}")).exit(Exit::Usage).into())
 }
 
 pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &Speaker) -> anyhow::Result<Exit> {
-    let options = LoadOptions { force: order.force, by: voice.by() };
-    let volumes = order.paths.iter().cloned().zip(files).collect();
-    let all = bundle::load(store, volumes, &options, Arc::clone(voice) as Arc<dyn Progress>).await?;
+    let rename = order.rename.as_deref().map(given).transpose()?;
+    let options = LoadOptions { force: order.force, by: voice.by(), rename, unsigned: order.unsigned };
+    let (volumes, others): (Vec<_>, Vec<_>) =
+        order.pieces.iter().cloned().zip(files).partition(|(piece, _)| piece.sort == Sort::Volume);
+    let progress: Arc<dyn Progress> = Arc::clone(voice) as Arc<dyn Progress>;
     let mut exit = Exit::Done;
-    for loaded in &all {
-        say(loaded, voice)?;
-        if loaded.pending.is_some() || !loaded.damage.is_empty() {
-            exit = Exit::Incomplete;
+    if !volumes.is_empty() {
+        let volumes = volumes.into_iter().map(|(piece, file)| (piece.path, file)).collect();
+        let all = bundle::load(store, volumes, &options, Arc::clone(&progress)).await?;
+        for loaded in &all {
+            say(loaded, voice)?;
+            if loaded.pending.is_some() || !loaded.damage.is_empty() {
+                exit = Exit::Incomplete;
+            }
+        }
+        if order.prune {
+            prune(store, &all, order.yes, exit == Exit::Done, voice).await?;
         }
     }
-    if order.prune {
-        prune(store, &all, order.yes, exit == Exit::Done, voice).await?;
+    for imported in &bundle::import(store, others, &options, &progress).await? {
+        say_imported(imported, voice)?;
+        if !imported.refused.is_empty() {
+            exit = Exit::Incomplete;
+        }
     }
     Ok(exit)
 }
@@ -106,6 +146,32 @@ async fn prune(store: &Store, all: &[Loaded], wished: bool, whole: bool, voice: 
     let before = applied.generation.map_or(0, |generation| generation - 1);
     voice.say(&format!("{} pruned; `naru restore {before}` brings them back", applied.replaced.len()));
     Ok(())
+}
+
+fn say_imported(imported: &Imported, voice: &Speaker) -> anyhow::Result<()> {
+    let Imported { path, images, renamed, left_out, refused, written: (blobs, bytes), present, applied } = imported;
+    for (written, name) in renamed {
+        let text = format!("named    {written} → {name}");
+        voice.answer(&text, &json!({ "named": name, "written": written }))?;
+    }
+    changed(applied, voice)?;
+    for platform in left_out {
+        voice.answer(&format!("omitted  {platform}"), &json!({ "omitted": platform }))?;
+    }
+    for why in refused {
+        voice.answer(&format!("REFUSED  {why}"), &json!({ "refused": why }))?;
+    }
+    let text = format!(
+        "{}: {}, which nobody has signed\n  images    {images}\n  blobs     {blobs} written ({}), {present} were here already",
+        if refused.is_empty() { "loaded" } else { "PARTLY LOADED" },
+        path.display(),
+        size(*bytes),
+    );
+    let value = json!({
+        "done": "load", "archive": path, "images": images, "blobs": blobs, "bytes": bytes, "present": present,
+        "generation": applied.generation, "refused": refused, "omitted": left_out,
+    });
+    voice.answer(&text, &value)
 }
 
 fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 //! What touches the store takes a [`store::Store`], a request that can be serialised and a [`Voice`], so that a server
 //! that holds the store can carry it out for a command line that cannot open it.
 
+mod export;
 mod fsck;
 mod history;
 mod holder;
@@ -29,8 +30,11 @@ mod verify;
 mod why;
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::{Applied, Replaced, Store};
@@ -40,6 +44,12 @@ use crate::exit::Exit;
 use crate::signals;
 use crate::terminal::Speaker;
 use crate::thing;
+
+/// How long a store that is held is waited for when nobody listens there: a server that was told to end hangs up a moment
+/// before it lets the store go.
+const ENDING: Duration = Duration::from_secs(2);
+/// Between looks whether it is free.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What a command finds around itself.
 #[derive(Debug)]
@@ -61,9 +71,15 @@ impl Context {
         }
     }
 
-    /// Opens the store.
+    /// Opens the store; for one that is held it waits a moment.
     pub(crate) async fn open(&self) -> anyhow::Result<Store> {
-        Ok(Store::open(&self.folder()?).await?)
+        let (folder, began) = (self.folder()?, Instant::now());
+        loop {
+            match Store::open(&folder).await {
+                Err(store::Error::Held { .. }) if began.elapsed() < ENDING => tokio::time::sleep(AGAIN).await,
+                opened => return Ok(opened?),
+            }
+        }
     }
 }
 
@@ -84,8 +100,10 @@ pub(crate) enum Command {
     Verify(verify::Request),
     /// Lists what a bundle or a lock holds, for whoever must approve it
     Report(report::Request),
-    /// Verifies bundles and takes them into the store
+    /// Takes bundles, verified, and archives of images into the store
     Load(load::Request),
+    /// Writes images into an archive that containerd, docker, podman and skopeo load
+    Export(export::Request),
     /// Makes, trusts and lists keys
     #[command(subcommand)]
     Key(key::Request),
@@ -96,7 +114,7 @@ pub(crate) enum Command {
     Serve(serve::Request),
     /// Makes the whole journey on this machine, on real input, and leaves nothing behind
     Quickstart(quickstart::Request),
-    /// Prints the configuration with which a client pulls from here
+    /// Prints the configuration with which a client pulls from here, or writes it
     Setup(setup::Request),
     /// Sets this machine up to serve: binary, user, folders, unit, labels, firewall
     Install(install::Request),
@@ -152,6 +170,7 @@ pub(crate) enum Work {
     Setup(setup::Order),
     Pack(pack::Order),
     Load(load::Order),
+    Export(export::Order),
     Key(key::Command),
     Token(token::Request),
 }
@@ -164,14 +183,15 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Report(request) => return report::run(request, context, voice).await,
         Command::Pack(request) => (pack::order(&request, context)?, Vec::new()),
         Command::Load(request) => load::order(&request)?,
+        Command::Export(request) => return export::run(request, context, voice).await,
         Command::Key(request) => match key::prepare(request, voice)? {
             Some(command) => (Work::Key(command), Vec::new()),
             None => return Ok(Exit::Done),
         },
         Command::Token(request) => (Work::Token(request), Vec::new()),
         Command::Setup(request) => match setup::run(&request, context, voice).await? {
-            Some(work) => (work, Vec::new()),
-            None => return Ok(Exit::Done),
+            ControlFlow::Continue(work) => (work, Vec::new()),
+            ControlFlow::Break(exit) => return Ok(exit),
         },
         Command::Serve(request) => return serve::run(&request, context, voice, signals::end()).await,
         Command::Quickstart(request) => return quickstart::run(&request, context, voice).await,
@@ -181,18 +201,33 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Pull(request) => (pull::order(&request, context, voice).await?, Vec::new()),
         Command::InStore(command) => (Work::InStore(command), Vec::new()),
     };
-    let folder = context.folder()?;
-    match Store::open(&folder).await {
-        Ok(store) => {
-            let exit = carry_out(&work, files, &store, voice).await;
-            store.close().await;
-            exit
+    by_who_holds_it(work, files, context, voice).await
+}
+
+/// Carries it out here, or has it carried out by the process that holds the store.
+async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
+    let (folder, began) = (context.folder()?, Instant::now());
+    loop {
+        // What looks at a store, or takes something out of it, makes none.
+        let opened = match work {
+            Work::InStore(_) | Work::Export(_) => Store::open_existing(&folder).await,
+            _ => Store::open(&folder).await,
+        };
+        let held = match opened {
+            Ok(store) => {
+                let exit = carry_out(&work, files, &store, voice).await;
+                store.close().await;
+                return exit;
+            }
+            Err(held @ store::Error::Held { .. }) => held,
+            Err(error) => return Err(error.into()),
+        };
+        let lent = files.iter().map(File::try_clone).collect::<std::io::Result<_>>().context("the files to load")?;
+        match holder::call(&folder, &work, lent, voice).await? {
+            Some(exit) => return Ok(exit),
+            None if began.elapsed() < ENDING => tokio::time::sleep(AGAIN).await,
+            None => return Err(held.into()),
         }
-        Err(held @ store::Error::Held { .. }) => match holder::call(&folder, &work, files, voice).await? {
-            Some(exit) => Ok(exit),
-            None => Err(held.into()),
-        },
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -203,6 +238,7 @@ async fn carry_out(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker
         Work::Pull(order) => pull::run(store, order, voice).await,
         Work::Pack(order) => pack::run(store, order, voice).await,
         Work::Load(order) => load::run(store, order, files, voice).await,
+        Work::Export(order) => export::carry_out(store, order, files, voice).await,
         Work::Key(command) => key::run(store, command, voice).await,
         Work::Token(request) => token::run(store, request, voice).await,
         Work::Setup(order) => setup::of_own(store, order, voice).await,

@@ -86,14 +86,18 @@ fn selection(context: &Context) -> anyhow::Result<Selection> {
 
 pub(crate) async fn run(store: &Store, order: &Order, voice: &Speaker) -> anyhow::Result<Exit> {
     let sign = order.sign.as_deref().map(|text| SecretKey::parse(text, "the key to sign with")).transpose()?;
+    // A bare sealed machine needs nothing else. Where there is no /proc, nobody knows where we are.
+    let binary = Some(PathBuf::from("/proc/self/exe")).filter(|path| path.exists());
+    if binary.is_none() {
+        voice.warn("naru itself cannot be laid beside the volumes, as there is no /proc here: carry it yourself");
+    }
     let options = PackOptions {
         out: order.output.clone(),
         volume_size: order.volume_size,
         only: order.only.clone(),
         suffix: order.suffix.clone(),
         sign,
-        // A bare sealed machine needs nothing else.
-        binary: Some(PathBuf::from("/proc/self/exe")),
+        binary,
     };
     let packed = bundle::pack(store, &order.selection, options, Arc::clone(voice) as Arc<dyn Progress>).await?;
     for volume in &packed.volumes {

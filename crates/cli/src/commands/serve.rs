@@ -102,7 +102,7 @@ pub(crate) async fn run(
     };
     let folder = state.folder().to_owned();
     let config = request.config(&folder)?;
-    let store = Store::open(&folder).await?;
+    let store = context.open().await?;
     let socket = store.listen()?;
     let server = if request.bundle.is_empty() {
         Server::bind(store.clone(), config).await?
@@ -126,7 +126,7 @@ pub(crate) async fn run(
     };
     let result = tokio::select! {
         result = server.run(shutdown) => result.map(|()| Exit::Done).map_err(anyhow::Error::from),
-        result = holder::listen(&store, socket, &secrets) => result.map(|()| Exit::Done),
+        () = holder::listen(&store, socket, &secrets) => Ok(Exit::Done),
         exit = hurried => Ok(exit),
         () = reload(request, &folder, &server, &secrets, voice) => Ok(Exit::Done),
     };
@@ -170,17 +170,24 @@ async fn reload(request: &Request, folder: &Path, server: &Server, secrets: &Sec
 /// Says where it serves and how clients get there.
 async fn announce(server: &Server, store: &Store, voice: &Speaker) -> anyhow::Result<()> {
     let url = url(server);
-    let plain = server.plain_address().map(|address| format!("http://{address}"));
+    let plain = server.plain_address().map(|address| format!("http://{}", server.reached_at(address)));
     let authority = server.authority_pem();
     setup::remember(store, &url, authority.as_deref()).await?;
     let value = json!({
         "listening": server.address(), "url": url, "plain": plain, "fingerprint": server.fingerprint(),
-        "pin": server.pin(), "names": server.names(), "adminToken": server.admin_token(),
+        "pin": server.pin(), "names": server.names(), "validity": server.validity().map(|(from, until)| [day(from), day(until)]), "adminToken": server.admin_token(),
     });
     let mut lines = vec![format!("serving {} on {url}", store.folder().display())];
     lines.extend(plain.map(|url| format!("plain HTTP alone on {url}")));
     let what = if authority.is_some() { "the site's CA" } else { "the certificate" };
     lines.push(format!("{what} has the SHA-256 fingerprint\n  {}", server.fingerprint()));
+    if let Some((from, until)) = server.validity() {
+        let now = jiff::Timestamp::now().as_second();
+        lines.push(format!("it is good from {} to {}; the clock here says {}", day(from), day(until), day(now)));
+        if !(from..until).contains(&now) {
+            voice.warn("the clock here is outside of what the site's CA is good for: set it right, or clients that have the same time will refuse the certificate");
+        }
+    }
     lines.push("clients are set up by".to_owned());
     lines.extend(Client::ALL.map(|client| format!("  naru setup {client} --server {url}")));
     if let Some(token) = server.admin_token() {
@@ -192,19 +199,14 @@ async fn announce(server: &Server, store: &Store, voice: &Speaker) -> anyhow::Re
     voice.answer(&lines.join("\n"), &value)
 }
 
-/// The address by which others reach it: a name of the machine where it listens on all of them.
+/// The address by which others reach it.
 pub(crate) fn url(server: &Server) -> String {
-    let address = server.address();
-    if !address.ip().is_unspecified() {
-        return format!("https://{address}");
-    }
-    // The first addresses are loopback's; those after them are the machine's own.
-    let is_outside = |name: &&String| match name.parse::<std::net::IpAddr>() {
-        Ok(ip) => !ip.is_loopback() && ip.is_ipv4(),
-        Err(_) => false,
-    };
-    let host = server.names().iter().find(is_outside).map_or("localhost", String::as_str);
-    format!("https://{host}:{}", address.port())
+    format!("https://{}", server.reached_at(server.address()))
+}
+
+/// The day of a time in seconds since 1970.
+fn day(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.strftime("%F").to_string())
 }
 
 #[cfg(test)]

@@ -1,10 +1,16 @@
-//! `naru setup`: a client's configuration, printed.
+//! `naru setup`: a client's configuration, printed, or written in place and taken back.
+
+mod apply;
+mod look;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::Context as _;
 use artifact::{Digest, Kind, Reference, Repository};
-use kinds::client::{Address, Client, Site, Version, configure};
+use kinds::client::{Address, Client, Configuration, Site, Version, configure};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
@@ -17,6 +23,7 @@ use super::{Context, Work};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::terminal::Speaker;
+use apply::Machine;
 
 /// The document that says where the store was last served.
 const SERVED: &str = "serve/address";
@@ -36,6 +43,24 @@ pub(crate) struct Request {
     /// The client's version, as it prints it; without, what every version in use reads
     #[arg(long = "version", value_name = "VERSION")]
     version: Option<Version>,
+    /// Writes the files on this machine, after showing what changes; the old ones stay beside, as FILE.before-naru
+    #[arg(long, requires = "server")]
+    apply: bool,
+    /// Gives back what was there before --apply, byte for byte; refuses when a file was edited since
+    #[arg(long, conflicts_with_all = ["apply", "check", "server"])]
+    undo: bool,
+    /// Shows what is not as --apply would have it, and what beats it; changes nothing
+    #[arg(long, requires = "server", conflicts_with = "apply")]
+    check: bool,
+    /// The machine's files lie below this folder: for images of nodes
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Writes without asking
+    #[arg(long, requires = "apply")]
+    yes: bool,
+    /// Restarts the client when files changed; without, nothing is restarted
+    #[arg(long, conflicts_with_all = ["check", "root"])]
+    restart: bool,
 }
 
 /// A set-up for the store's own server.
@@ -52,16 +77,122 @@ struct Served {
     ca: Option<String>,
 }
 
-/// What is asked of a server that was named; or else of the store.
-pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Option<Work>> {
-    let Some((first, others)) = request.server.split_first() else {
+/// What is asked of servers that were named; or else of the store.
+pub(crate) async fn run(
+    request: &Request,
+    context: &Context,
+    voice: &Speaker,
+) -> anyhow::Result<ControlFlow<Exit, Work>> {
+    let machine = Machine::new(request.root.as_deref());
+    if request.undo {
+        for (what, path) in apply::undo(request.client, &machine)? {
+            voice.answer(&format!("{what:8} {path}"), &json!({ what: path }))?;
+        }
+        restart(request, voice)?;
+        return Ok(ControlFlow::Break(Exit::Done));
+    }
+    if request.server.is_empty() {
         let version = request.version.map(|version| version.to_string());
-        return Ok(Some(Work::Setup(Order { client: request.client.to_string(), version })));
+        return Ok(ControlFlow::Continue(Work::Setup(Order { client: request.client.to_string(), version })));
+    }
+    let site = of_servers(&request.server, context, voice).await?;
+    if !request.apply && !request.check {
+        print(request.client, &site, request.version, voice)?;
+        return Ok(ControlFlow::Break(Exit::Done));
+    }
+    let version = request.version.or_else(|| machine.is_this().then(|| installed(request.client)).flatten());
+    if version.is_none() && request.client == Client::Containerd {
+        return Err(Failure::new("which containerd it is cannot be told, and its files depend on it")
+            .hint("say it: `--version 1.7.24`")
+            .exit(Exit::Usage)
+            .into());
+    }
+    let configuration = configure(request.client, &site, version);
+    Ok(ControlFlow::Break(in_place(request, &configuration, &machine, voice)?))
+}
+
+/// Shows what is to change, and writes it when that was wished.
+fn in_place(
+    request: &Request,
+    configuration: &Configuration,
+    machine: &Machine,
+    voice: &Speaker,
+) -> anyhow::Result<Exit> {
+    let client = request.client;
+    let changes = apply::changes(configuration, machine)?;
+    apply::show(&changes, voice)?;
+    for change in &changes {
+        if change
+            .old
+            .as_deref()
+            .is_some_and(|old| old.contains("registry.mirrors") && !change.new.contains("registry.mirrors"))
+        {
+            voice.warn(&format!(
+                "{}: its registry.mirrors go; with them beside config_path containerd's CRI plug-in does not load",
+                change.path
+            ));
+        }
+    }
+    let servers: Vec<_> = request.server.iter().map(|server| server.host().to_owned()).collect();
+    let found = look::look(client, configuration, &servers, machine);
+    for line in &found {
+        voice.warn(line);
+    }
+    if request.check {
+        let whole = changes.is_empty() && found.is_empty();
+        if whole {
+            voice.say(&format!("{client} is set up, and nothing that was looked for stands in its way"));
+        }
+        return Ok(if whole { Exit::Done } else { Exit::Incomplete });
+    }
+    if changes.is_empty() {
+        voice.say("everything is as it should be; nothing was written");
+        return Ok(Exit::Done);
+    }
+    if !request.yes && !apply::confirmed(voice)? {
+        voice.say("nothing was written");
+        return Ok(Exit::Failed);
+    }
+    apply::apply(client, &changes, machine)?;
+    for change in &changes {
+        voice.answer(&format!("written  {}", change.path), &json!({ "written": change.path }))?;
+    }
+    if !request.restart {
+        voice.say(&format!("nothing was restarted; then: {}", configuration.then));
+    }
+    restart(request, voice)?;
+    Ok(Exit::Done)
+}
+
+/// Restarts the client, when that was wished. podman has nothing that runs.
+fn restart(request: &Request, voice: &Speaker) -> anyhow::Result<()> {
+    if !request.restart || request.client == Client::Podman {
+        return Ok(());
+    }
+    let unit = format!("{}.service", request.client);
+    voice.say(&format!("restarting {unit}"));
+    let status = Command::new("systemctl").args(["restart", &unit]).status().context("systemctl")?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("systemctl restart {unit}: {status}"))
+        .hint(format!(
+            "what it says: journalctl -u {unit}; the files as they were: `naru setup {} --undo`",
+            request.client
+        ))
+        .into())
+}
+
+/// The version of the client on this machine, as it says itself.
+fn installed(client: Client) -> Option<Version> {
+    let program = match client {
+        Client::Containerd => "containerd",
+        Client::Docker => "dockerd",
+        Client::Podman => "podman",
     };
-    let site = others.iter().cloned().fold(Site::new(first.clone()), Site::server);
-    let site = of_server(first, site, context, voice).await?;
-    print(request.client, &site, request.version, voice)?;
-    Ok(None)
+    let output = Command::new(program).arg("--version").output().ok()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.split_whitespace().find_map(|word| word.trim_end_matches(',').parse().ok())
 }
 
 /// Sets a client up for the server that last served this store.
@@ -88,23 +219,56 @@ pub(crate) async fn remember(store: &Store, url: &str, ca: Option<&str>) -> anyh
     Ok(store.set_document(SERVED, Some(&served)).await?)
 }
 
-async fn of_server(first: &Address, mut site: Site, context: &Context, voice: &Speaker) -> anyhow::Result<Site> {
-    let asked = Asked::ask(first, context).await.with_context(|| format!("the server {first}"))?;
-    if let Some(pem) = &asked.ca {
-        voice.say(&format!(
-            "The CA of {first} was asked of the server itself. Compare its fingerprint with the one that `naru serve` \
-             printed there:\n  {}",
-            fingerprint(pem)?
-        ));
-        site = site.ca(pem);
+/// A site, as its servers describe it. One that does not answer is set up all the same, when another does.
+async fn of_servers(servers: &[Address], context: &Context, voice: &Speaker) -> anyhow::Result<Site> {
+    let Some((first, others)) = servers.split_first() else { return Err(Failure::new("no server").into()) };
+    let mut site = others.iter().cloned().fold(Site::new(first.clone()), Site::server);
+    let (mut authorities, mut answered) = (Vec::<String>::new(), false);
+    let mut silent = None;
+    for server in servers {
+        let asked = match Asked::ask(server, context).await.with_context(|| format!("the server {server}")) {
+            Ok(asked) => asked,
+            Err(error) => {
+                silent.get_or_insert((server, error));
+                continue;
+            }
+        };
+        answered = true;
+        for pem in asked.ca.iter().flat_map(|text| certificates(text)) {
+            if !authorities.contains(&pem) {
+                voice.say(&format!(
+                    "The CA of {server} was asked of the server itself. Compare its fingerprint with the one that \
+                     `naru serve` printed there:\n  {}",
+                    fingerprint(&pem)?
+                ));
+                authorities.push(pem);
+            }
+        }
+        for host in &asked.hosts {
+            site = site.host(host)?;
+        }
+        if let Some(pause) = asked.pause {
+            site = site.pause(pause);
+        }
     }
-    for host in &asked.hosts {
-        site = site.host(host)?;
+    match silent {
+        Some((_, error)) if !answered => return Err(error),
+        Some((server, error)) => {
+            voice.warn(&format!("{server} does not answer ({error:#}); its CA is taken to be the other's"));
+        }
+        None => {}
     }
-    Ok(match asked.pause {
-        Some(pause) => site.pause(pause),
-        None => site,
-    })
+    if servers.len() > 1 && authorities.len() > 1 {
+        voice
+            .say("clients will trust more than one CA; `naru key export --all` and `import` give two servers the same");
+    }
+    Ok(if authorities.is_empty() { site } else { site.ca(&authorities.concat()) })
+}
+
+/// The certificates of a PEM file, each as its own text.
+fn certificates(text: &str) -> Vec<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    text.split_inclusive(END).filter(|part| part.contains(END)).map(|part| part.trim().to_owned() + "\n").collect()
 }
 
 /// Prints a client's configuration.

@@ -2,6 +2,8 @@
 
 use super::{ConfigFile, Configuration, Site, Version, containerd};
 
+/// dockerd's own file, as the command line names it by default.
+pub(super) const DAEMON: &str = "/etc/docker/daemon.json";
 /// `certs.d/_default/hosts.toml` is read since here, by the containerd image store.
 const DEFAULT_SINCE: Version = Version::new(29, 0, 0);
 
@@ -30,7 +32,7 @@ pub(super) fn configure(site: &Site, version: Option<Version>) -> Configuration 
         );
     }
     if version.is_none_or(|version| version < DEFAULT_SINCE) {
-        files.push(ConfigFile::part("/etc/docker/daemon.json", daemon(site)));
+        files.push(ConfigFile::part(DAEMON, daemon(site)));
         let server = site.servers.first().map(ToString::to_string).unwrap_or_default();
         let authority = server.split("://").last().unwrap_or_default();
         notes.push(format!(

@@ -2,11 +2,12 @@
 //!
 //! A [`Site`] is checked once, so that nothing in it can break out of the documents that are written here. Then
 //! [`configure`] answers a client's files, what its user should know about them, and what to run when they are in
-//! place. The facts are those of `containerd/docs/hosts.md`, `containers-registries.conf(5)` and dockerd's reference,
+//! place; [`merge`] puts what is only a part into the file that is there already. The facts are those of `containerd/docs/hosts.md`, `containers-registries.conf(5)` and dockerd's reference,
 //! and of trying the clients themselves.
 
 mod containerd;
 mod docker;
+mod merge;
 mod podman;
 mod site;
 mod version;
@@ -14,6 +15,7 @@ mod version;
 use std::fmt;
 use std::str::FromStr;
 
+pub use merge::merge;
 pub use site::{Address, Site};
 pub use version::Version;
 

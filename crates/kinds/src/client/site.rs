@@ -20,6 +20,14 @@ impl Address {
         self.tls
     }
 
+    /// The host alone; an IPv6 address in brackets.
+    pub fn host(&self) -> &str {
+        match self.authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => host,
+            _ => &self.authority,
+        }
+    }
+
     /// `host:port`, or the host alone where the port is its scheme's.
     pub fn authority(&self) -> &str {
         &self.authority

@@ -1,6 +1,6 @@
 //! `end-8` tags, `end-12` referrers, and the catalog of the Docker registry API.
 
-use artifact::{Kind, Repository, media_type};
+use artifact::{Kind, media_type};
 use http::header::{CONTENT_TYPE, HeaderName, LINK};
 use http::{HeaderValue, Response};
 use serde_json::json;
@@ -49,43 +49,22 @@ pub(crate) async fn tags(
     Ok(response)
 }
 
-/// Every image repository: local ones by their name, others with their host.
+/// Every image repository: local ones by their name, others with their host. Sorted bytewise as they are shown, so that
+/// `last` means one place, whatever a local name begins with.
 pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Body>, Refusal> {
     if !call.caller.may_read(&call.site.settings()) {
         return Err(Gate::refuse(call.headers, call.peer, Some("registry:catalog:*")));
     }
-    let stock = call.site.stock();
-    let most = page.n.unwrap_or(MOST).min(MOST) as usize;
-    let known = call.site.known().await?;
-    let mut names: Vec<String> = Vec::new();
-    let mut more = false;
-    // The catalog's order is (host, name); shown names are compared as whole texts, so `last` is read back as a host
-    // and a name.
-    let mut after = split_shown(&page.last, &known.images);
-    while !more {
-        let repositories = stock.repositories(Some(Kind::Image), after.as_ref(), 1000).await?;
-        let Some(last) = repositories.last() else { break };
-        after = Some(last.clone());
-        for repository in repositories {
-            if names.len() == most {
-                more = true;
-                break;
-            }
-            names.push(repository.to_string());
-        }
-    }
+    let most = page.n.unwrap_or(MOST).min(MOST);
+    // One more than asked for tells whether there is another page.
+    let mut names = call.site.stock().repository_names(Kind::Image, &page.last, most + 1).await?;
+    let most = most as usize;
+    let more = names.len() > most;
+    names.truncate(most);
     let next = names.last().filter(|_| more).cloned();
     let mut response = document(json!({ "repositories": names }).to_string());
     link(&mut response, call, "/v2/_catalog", most, next.as_deref());
     Ok(response)
-}
-
-fn split_shown(text: &str, hosts: &std::collections::BTreeSet<String>) -> Option<Repository> {
-    if text.is_empty() {
-        return None;
-    }
-    let hosted = text.split_once('/').filter(|(host, _)| hosts.contains(*host));
-    Some(hosted.map_or_else(|| Repository::image("", text), |(host, name)| Repository::image(host, name)))
 }
 
 /// RFC 8288, as the spec wants it: `Link: <…>; rel="next"`.

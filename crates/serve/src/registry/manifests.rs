@@ -7,10 +7,10 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 use serde_json::json;
 use store::{Cause, Change};
 
+use crate::arriving::Arriving;
 use crate::body::Body;
 use crate::content::DOCKER_CONTENT_DIGEST;
 use crate::refusal::Refusal;
@@ -26,7 +26,7 @@ pub(crate) async fn put(
     call: &Call<'_>,
     asked: &Asked,
     reference: &Reference,
-    body: Incoming,
+    body: Arriving,
 ) -> Result<Response<Body>, Refusal> {
     let invalid = |message: String| Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", message);
     let meant = resolve::to_write(call.site, asked).await?;
@@ -88,7 +88,7 @@ pub(crate) async fn put(
 }
 
 /// The whole body, if it is not longer than a manifest may be.
-async fn read(body: Incoming) -> Result<Bytes, Refusal> {
+async fn read(body: Arriving) -> Result<Bytes, Refusal> {
     let too_large = || {
         let message = "the manifest has more than 4 MiB";
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "MANIFEST_INVALID", message)
@@ -96,7 +96,7 @@ async fn read(body: Incoming) -> Result<Bytes, Refusal> {
     match Limited::new(body, MANIFEST_LIMIT).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", "the manifest's bytes ended early")),
+        Err(error) => Err(Refusal::cut("MANIFEST_INVALID", "the manifest", error.as_ref())),
     }
 }
 

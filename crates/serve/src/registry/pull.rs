@@ -3,17 +3,20 @@
 
 use artifact::Digest;
 use http::{Response, StatusCode};
+use store::Blob;
 
+use crate::auth::Caller;
 use crate::body::Body;
 use crate::content::{Source, Thing};
 use crate::refusal::Refusal;
 use crate::registry::Call;
 use crate::resolve::{self, Meant, Sought};
 use crate::router::{Asked, Reference};
+use crate::site::Moment;
 
 pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Reference) -> Result<Response<Body>, Refusal> {
     let stock = call.site.stock();
-    let version = stock.version();
+    let moment = call.site.moment();
     let meant = match resolve::to_read(call.site, asked, Sought::Manifest(reference)).await {
         Err(refusal) if refusal.code == "MANIFEST_UNKNOWN" => {
             // Rule 4 found nobody who has it; somebody may have its parent.
@@ -42,12 +45,25 @@ pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Referenc
     }
     let thing =
         Thing::new(digest, &found.media_type, Source::Memory(found.bytes)).of_registry(meant.namespace.as_deref());
-    Ok(remembered(call, version, meant, thing))
+    Ok(remembered(call, moment, meant, thing))
 }
 
-pub(crate) async fn blob(call: Call<'_>, asked: &Asked, digest: &Digest) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> Result<Response<Body>, Refusal> {
     let stock = call.site.stock();
-    let version = stock.version();
+    let moment = call.site.moment();
+    if call.caller == Caller::Admin {
+        // Whoever may write asks before a push what need not be sent: that is what the repository has to which the push
+        // goes. Another's blob of the same path would be skipped, and then be missing for the manifest.
+        let meant = resolve::to_write(call.site, asked).await?;
+        if let Some(blob) = stock.granted_blob(&meant.repository, digest).await? {
+            return found(call, moment, meant, &blob).await;
+        }
+        if call.head {
+            return Err(Refusal::blob_unknown(&resolve::shown(&meant.repository), digest));
+        }
+        // Whoever downloads it is pulling. That answer is not remembered: a HEAD would get it.
+        call.key = None;
+    }
     let meant = resolve::to_read(call.site, asked, Sought::Blob(digest)).await?;
     call.may_read(&meant.repository.to_string())?;
     let repository = &meant.repository;
@@ -55,15 +71,19 @@ pub(crate) async fn blob(call: Call<'_>, asked: &Asked, digest: &Digest) -> Resu
         let missing = || Refusal::blob_unknown(&repository.to_string(), digest);
         return Err(left_out(&call, &meant, digest).await?.unwrap_or_else(missing));
     };
-    let source = Source::File(call.site.open(&blob).await?);
-    let thing = Thing::new(*digest, "application/octet-stream", source).of_registry(meant.namespace.as_deref());
-    Ok(remembered(call, version, meant, thing))
+    found(call, moment, meant, &blob).await
 }
 
-fn remembered(call: Call<'_>, version: u64, meant: Meant, thing: Thing) -> Response<Body> {
+async fn found(call: Call<'_>, moment: Moment, meant: Meant, blob: &Blob) -> Result<Response<Body>, Refusal> {
+    let source = Source::File(call.site.open(blob).await?);
+    let thing = Thing::new(blob.digest, "application/octet-stream", source).of_registry(meant.namespace.as_deref());
+    Ok(remembered(call, moment, meant, thing))
+}
+
+fn remembered(call: Call<'_>, moment: Moment, meant: Meant, thing: Thing) -> Response<Body> {
     let response = thing.answer(call.head, call.headers);
     if let Some(key) = call.key {
-        call.site.remember(key, version, meant, thing);
+        call.site.remember(key, moment, meant, thing);
     }
     response
 }

@@ -13,10 +13,10 @@ use bytes::Bytes;
 use http::header::{CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use store::{BlobWriter, Change};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 
+use crate::arriving::Arriving;
 use crate::body::Body;
 use crate::content::DOCKER_CONTENT_DIGEST;
 use crate::refusal::Refusal;
@@ -29,7 +29,7 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 /// Sessions at a time.
 const MOST: usize = 1024;
 /// A session that nobody has asked about for so long is dropped with its bytes.
-const IDLE: Duration = Duration::from_hours(1);
+const IDLE: Duration = Duration::from_hours(24);
 /// Pieces of a body that may wait for the disk.
 const WAITING: usize = 8;
 
@@ -76,11 +76,11 @@ impl Uploads {
         self.sessions().remove(id);
     }
 
-    /// Drops what nobody has asked about for an hour. One that is being written is not idle.
-    pub(crate) fn expire(&self) {
+    /// Drops what nobody has asked about for a day, with its bytes. One that is being written is not idle.
+    pub(crate) fn expire(&self, now: Instant) {
         self.sessions().retain(|_, session| {
-            let idle = session.touched.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-            idle < IDLE || session.writer.try_lock().is_err()
+            let touched = *session.touched.lock().unwrap_or_else(PoisonError::into_inner);
+            now.saturating_duration_since(touched) < IDLE || session.writer.try_lock().is_err()
         });
     }
 }
@@ -110,7 +110,7 @@ pub(crate) async fn in_one(
     call: &Call<'_>,
     asked: &Asked,
     digest: &Digest,
-    body: Incoming,
+    body: Arriving,
 ) -> Result<Response<Body>, Refusal> {
     named_by_sha256(digest)?;
     let meant = resolve::to_write(call.site, asked).await?;
@@ -147,7 +147,7 @@ pub(crate) async fn mount(
 }
 
 /// `end-5`: the next bytes, exactly where the last ones ended.
-pub(crate) async fn patch(call: &Call<'_>, asked: &Asked, id: &str, body: Incoming) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn patch(call: &Call<'_>, asked: &Asked, id: &str, body: Arriving) -> Result<Response<Body>, Refusal> {
     let meant = resolve::to_write(call.site, asked).await?;
     let session = call.site.uploads.get(id, &meant.repository)?;
     let guard = Arc::clone(&session.writer).lock_owned().await;
@@ -168,7 +168,7 @@ pub(crate) async fn finish(
     asked: &Asked,
     id: &str,
     digest: &Digest,
-    body: Incoming,
+    body: Arriving,
 ) -> Result<Response<Body>, Refusal> {
     named_by_sha256(digest)?;
     let meant = resolve::to_write(call.site, asked).await?;
@@ -210,7 +210,7 @@ async fn new_writer(call: &Call<'_>) -> Result<BlobWriter, Refusal> {
 async fn receive(
     call: &Call<'_>,
     mut guard: OwnedMutexGuard<Option<BlobWriter>>,
-    mut body: Incoming,
+    mut body: Arriving,
 ) -> Result<OwnedMutexGuard<Option<BlobWriter>>, Refusal> {
     if hyper::body::Body::is_end_stream(&body) {
         return Ok(guard);
@@ -244,10 +244,7 @@ async fn receive(
     let guard = writing.await.map_err(Refusal::inside)??;
     match cut {
         None => Ok(guard),
-        Some(error) => {
-            let message = format!("the upload was cut off: {error}");
-            Err(Refusal::new(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID", message))
-        }
+        Some(error) => Err(Refusal::cut("BLOB_UPLOAD_INVALID", "the upload", &error)),
     }
 }
 

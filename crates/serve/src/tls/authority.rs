@@ -8,7 +8,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use store::Store;
 
-use super::DAY;
+use super::{DAY, WRONG};
 use crate::{Error, Result};
 
 /// Certificate and key, PEM, one behind the other.
@@ -21,14 +21,16 @@ pub(super) struct Authority {
     pub(super) certificate: CertificateDer<'static>,
     pub(super) pem: String,
     pub(super) leaf_key: KeyPair,
+    /// From when until when it is good, in seconds since 1970.
+    pub(super) validity: Option<(i64, i64)>,
 }
 
 impl Authority {
     /// The site's, made now when there is none.
-    pub(super) async fn open(store: &Store) -> Result<Self> {
+    pub(super) async fn open(store: &Store, now: i64) -> Result<Self> {
         let text = match store.document(DOCUMENT).await? {
             Some(bytes) => bytes,
-            None => store.document_once(DOCUMENT, new_authority()?.as_bytes()).await?,
+            None => store.document_once(DOCUMENT, new_authority(now)?.as_bytes()).await?,
         };
         let leaf = if let Some(bytes) = store.document(LEAF_DOCUMENT).await? {
             bytes
@@ -44,16 +46,17 @@ impl Authority {
         let (pem, key) = text.split_at(end);
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| damaged())?;
         let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::from_pem(key)?)?;
-        Ok(Self { issuer, certificate, pem: pem.to_owned(), leaf_key: KeyPair::from_pem(&leaf)? })
+        let validity = validity(&certificate);
+        Ok(Self { validity, issuer, certificate, pem: pem.to_owned(), leaf_key: KeyPair::from_pem(&leaf)? })
     }
 
-    /// A certificate for these names and addresses, and until when it is good (seconds since 1970).
-    pub(super) fn leaf(&self, names: &[String], now: i64) -> Result<(CertificateDer<'static>, i64)> {
-        let until = now + 365 * DAY;
+    /// A certificate for these names and addresses, and from when until when it is good (seconds since 1970).
+    pub(super) fn leaf(&self, names: &[String], now: i64) -> Result<(CertificateDer<'static>, i64, i64)> {
+        let (from, until) = (now - WRONG, now + WRONG);
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = called("naru");
         params.not_before = {
-            let (year, month, day) = date(now - 365 * DAY);
+            let (year, month, day) = date(from);
             date_time_ymd(year, month, day)
         };
         params.not_after = {
@@ -63,13 +66,12 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        Ok((params.signed_by(&self.leaf_key, &self.issuer)?.der().clone(), until))
+        Ok((params.signed_by(&self.leaf_key, &self.issuer)?.der().clone(), from, until))
     }
 }
 
-/// Ten years; back-dated by one, because clocks in closed networks are wrong.
-fn new_authority() -> Result<String> {
-    let now = jiff::Timestamp::now().as_second();
+/// Ten years; back-dated, because clocks in closed networks are wrong.
+fn new_authority(now: i64) -> Result<String> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
     // Some clients keep CAs by their name: two sites' must differ.
@@ -78,7 +80,7 @@ fn new_authority() -> Result<String> {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = {
-        let (year, month, day) = date(now - 365 * DAY);
+        let (year, month, day) = date(now - WRONG);
         date_time_ymd(year, month, day)
     };
     params.not_after = {
@@ -87,6 +89,22 @@ fn new_authority() -> Result<String> {
     };
     let certificate = params.self_signed(&key)?;
     Ok(format!("{}{}", certificate.pem(), key.serialize_pem()))
+}
+
+/// From when until when a certificate is good, if it says so as ours do (`UTCTime`, RFC 5280 section 4.1.2.5.1).
+fn validity(certificate: &[u8]) -> Option<(i64, i64)> {
+    let time = |text: &[u8]| {
+        let number = |at: usize| std::str::from_utf8(text.get(at..at + 2)?).ok()?.parse::<i8>().ok();
+        let (year, month, day, hour, minute, second) =
+            (number(0)?, number(2)?, number(4)?, number(6)?, number(8)?, number(10)?);
+        let year = i16::from(year) + if year < 50 { 2000 } else { 1900 };
+        let time = jiff::civil::DateTime::new(year, month, day, hour, minute, second, 0).ok()?;
+        Some(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
+    };
+    // A SEQUENCE of 30 bytes, of two UTCTimes of 13.
+    let start = certificate.windows(4).position(|window| window == [0x30, 30, 0x17, 13])?;
+    let (begin, end) = (certificate.get(start + 4..start + 17)?, certificate.get(start + 19..start + 32)?);
+    Some((time(begin)?, time(end)?))
 }
 
 fn called(name: &str) -> DistinguishedName {

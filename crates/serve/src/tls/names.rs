@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use artifact::normalise_host;
 
@@ -10,6 +10,9 @@ use crate::{Config, Error, Result};
 
 /// Addresses in a certificate; a node of a big cluster has thousands of them on virtual interfaces.
 const MOST: usize = 200;
+/// Addresses that nobody has (RFC 5737, RFC 3849): only a default route leads there.
+const DOCUMENTATION: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 /// Names and addresses that the certificate is for, and that mean this server when a client names a host.
 pub(crate) fn names(config: &Config) -> Result<Vec<String>> {
@@ -48,8 +51,37 @@ fn hostname() -> Option<String> {
     normalise_host(text.trim()).filter(|name| !name.contains(':'))
 }
 
-/// Every address of every interface, loopback's and link-local ones left out.
-fn addresses() -> BTreeSet<IpAddr> {
+/// The address by which others reach this machine: the one it goes out by, and without a default route its first; of
+/// the family of `listening` where there is one.
+pub(crate) fn outside(listening: IpAddr) -> Option<IpAddr> {
+    let addresses = addresses();
+    let same = addresses.iter().find(|address| address.is_ipv4() == listening.is_ipv4());
+    // What listens on `::` is reached by either.
+    same.filter(|_| listening.is_ipv4())
+        .or_else(|| addresses.iter().find(|address| address.is_ipv4()))
+        .or(same)
+        .copied()
+}
+
+/// Every address of every interface, loopback's and link-local ones left out; first those that the machine goes out by,
+/// since a bridge of containers may sort before them.
+fn addresses() -> Vec<IpAddr> {
+    let found = of_interfaces();
+    let first = DOCUMENTATION.iter().filter_map(|address| of_route_to(*address)).filter(|ip| found.contains(ip));
+    let first: Vec<IpAddr> = first.collect();
+    let rest = found.iter().filter(|ip| !first.contains(ip)).copied().collect::<Vec<_>>();
+    [first, rest].concat()
+}
+
+/// By which of its addresses this machine would go to `address`. Connecting UDP asks the routes, and sends nothing.
+fn of_route_to(address: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((address, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+fn of_interfaces() -> BTreeSet<IpAddr> {
     let mut found = BTreeSet::new();
     if let Ok(text) = fs::read_to_string("/proc/net/fib_trie") {
         found.extend(of_fib_trie(&text).map(IpAddr::V4));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, Method};
-use serve::{Config, Error, Server};
+use serve::{Config, Error, Patience, Server};
 use store::Store;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -72,14 +72,21 @@ async fn a_given_certificate_is_read_again() {
     assert_eq!(site.server.authority_pem(), None);
     let url = format!("https://localhost:{}/healthz", site.server.address().port());
     assert!(trusting(&first).get(&url).send().await.is_ok());
+    // By its time of change, which a file system may count in whole seconds.
     let second = make();
-    site.server.reload(&config).await.unwrap();
+    let later = std::time::SystemTime::now() + Duration::from_secs(10);
+    std::fs::File::options().write(true).open(&cert).unwrap().set_modified(later).unwrap();
+    site.server.keep(0, std::time::Instant::now());
     assert!(trusting(&second).get(&url).send().await.is_ok());
     assert!(trusting(&first).get(&url).send().await.is_err());
+    let third = make();
+    site.server.reload(&config).await.unwrap();
+    assert!(trusting(&third).get(&url).send().await.is_ok());
     // What cannot be used changes nothing.
     std::fs::write(&key, "nonsense").unwrap();
+    site.server.keep(0, std::time::Instant::now());
     assert!(matches!(site.server.reload(&config).await, Err(Error::Certificate { path, .. }) if path == key));
-    assert!(trusting(&second).get(&url).send().await.is_ok());
+    assert!(trusting(&third).get(&url).send().await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,4 +168,121 @@ async fn headers_have_an_end() {
     let answer = site.request(Method::GET, "/healthz").header("x-long", long).send().await;
     assert!(answer.is_err() || answer.unwrap().status() == 431);
     assert_eq!(site.get("/healthz").await.status(), 200);
+}
+
+/// What was sent on a connection, and what came back until the server hung up.
+async fn until_hung_up(site: &Site, sent: &[u8]) -> String {
+    let mut stream = TcpStream::connect(site.server.address()).await.unwrap();
+    stream.write_all(sent).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_mins(1), stream.read_to_end(&mut answer)).await;
+    read.unwrap().unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_is_hung_up_on() {
+    let short = Duration::from_millis(200);
+    let patience = Patience { handshake: short, headers: short, body: short };
+    let site = Site::with(Config { patience, ..on_loopback() }).await;
+    let basic = "Authorization: Bearer ".to_owned() + site.server.admin_token().unwrap();
+    let begun = site.admin(Method::POST, "/v2/app/blobs/uploads/").send().await.unwrap();
+    let location = begun.headers()["location"].to_str().unwrap().to_owned();
+    // Nothing at all, half a hello, half a header.
+    for sent in [&b""[..], &[0x16, 3, 1, 0, 100, 1], b"GET /healthz HTTP/1.1\r\nHost:"] {
+        assert_eq!(until_hung_up(&site, sent).await, "");
+    }
+    for (method, path) in [
+        ("POST", "/token"),
+        ("PUT", "/v2/app/manifests/1"),
+        ("PATCH", &location),
+        ("POST", &format!("/v2/app/blobs/uploads/?digest={}", artifact::Digest::of(b"x"))),
+    ] {
+        let sent = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{basic}\r\nContent-Length: 100\r\n\r\nhalf");
+        let answer = until_hung_up(&site, sent.as_bytes()).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 408 ") && answer.contains("nothing came for"),
+            "{method} {path}: {answer}"
+        );
+    }
+    // What came before is kept.
+    let status = site.admin(Method::GET, &location).send().await.unwrap();
+    assert_eq!(status.headers()["range"], "0-3");
+}
+
+/// Who is refused while it still sends reads why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_body_does_not_reset() {
+    let site = Site::start().await;
+    let body = vec![b'x'; 900_000];
+    let head = format!("PUT /v2/app/manifests/1 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    for _ in 0..10 {
+        let answer = until_hung_up(&site, &[head.as_bytes(), &body].concat()).await;
+        assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("connection: close"), "{answer}");
+    }
+    // More than is read off: a client that reads while it sends gets the answer all the same.
+    let large = vec![b'x'; 64 * 1024 * 1024];
+    let answer = site.request(Method::PUT, "/v2/app/manifests/1").body(large).send().await.unwrap();
+    assert_eq!(answer.status(), 401);
+}
+
+/// A body without a length that was read whole does not cost the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_in_chunks_keeps_the_connection() {
+    let site = Site::start().await;
+    let token = site.server.admin_token().unwrap();
+    let path = format!("/v2/app/blobs/uploads/?digest={}", artifact::Digest::of(b"abc"));
+    let request = |more: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{more}Transfer-Encoding: chunked\r\n\r\n\
+             3\r\nabc\r\n0\r\n\r\n"
+        )
+    };
+    let both = [request(""), request("Connection: close\r\n")].concat();
+    let answers = until_hung_up(&site, both.as_bytes()).await;
+    assert_eq!(answers.matches("HTTP/1.1 201 ").count(), 2, "{answers}");
+}
+
+/// The certificate that a new connection is shown, and whether it trusts that.
+async fn shown(site: &Site) -> Vec<u8> {
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, pki_types};
+    let mut roots = RootCertStore::empty();
+    let pem = site.server.authority_pem().unwrap();
+    roots.add(pki_types::pem::PemObject::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(site.server.address()).await.unwrap();
+    let name = pki_types::ServerName::try_from("localhost").unwrap();
+    let stream = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+/// A leaf is renewed without a restart, and nobody who pulls notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_renews_under_load() {
+    let site = Site::start().await;
+    let text = "pulled ".repeat(300_000);
+    let image = site.image("docker.io", "library/app", "1", &text).await;
+    let url = format!("https://{}/v2/library/app/blobs/{}?ns=docker.io", site.server.address(), image.layer);
+    let pem = site.server.authority_pem().unwrap();
+    let pulling: Vec<_> = (0..4)
+        .map(|_| {
+            let (url, text, pem) = (url.clone(), text.clone(), pem.clone());
+            tokio::spawn(async move {
+                let kept = trusting(&pem);
+                for _ in 0..10 {
+                    // On a connection that stays, and on a new one.
+                    for client in [kept.clone(), trusting(&pem)] {
+                        assert!(client.get(&url).send().await.unwrap().text().await.unwrap() == text);
+                    }
+                }
+            })
+        })
+        .collect();
+    let first = shown(&site).await;
+    let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    site.server.keep(now + 340 * 86_400, std::time::Instant::now());
+    assert_ne!(shown(&site).await, first);
+    for pull in pulling {
+        pull.await.unwrap();
+    }
 }

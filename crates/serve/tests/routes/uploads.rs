@@ -24,8 +24,7 @@ async fn in_one_put() {
     assert_eq!(blob, format!("/v2/app/blobs/{digest}"));
     assert_eq!(site.get(&blob).await.bytes().await.unwrap(), bytes);
     // The session is over.
-    // A small body: a large one may be cut by the early answer before the client has read that.
-    let again = site.admin(Method::PUT, &format!("{location}?digest={digest}")).body("again").send().await.unwrap();
+    let again = site.admin(Method::PUT, &format!("{location}?digest={digest}")).body(bytes).send().await.unwrap();
     assert_eq!(refusal(again).await.1, "BLOB_UPLOAD_UNKNOWN");
     // Nobody else's.
     assert_eq!(site.get(&format!("/v2/other/blobs/{digest}")).await.status(), 404);
@@ -156,4 +155,51 @@ async fn to_a_mirrored_host_and_back() {
     let location = header(&begun, "location").to_owned();
     assert!(location.starts_with("/quay.io/v2/base/blobs/uploads/"), "{location}");
     assert_eq!(site.admin(Method::DELETE, &location).send().await.unwrap().status(), 204);
+}
+
+/// A push to a local name that an upstream's image has too: what docker.io has under it is not there for the push.
+#[tokio::test(flavor = "multi_thread")]
+async fn to_a_local_name_that_is_mirrored_too() {
+    let site = Site::start().await;
+    let image = site.image("docker.io", "library/app", "1", "layer").await;
+    let path = format!("/v2/library/app/blobs/{}", image.layer);
+    let head = || site.admin(Method::HEAD, &path).send();
+    // Warm for those who read; and who may write downloads it, as anybody does.
+    assert_eq!(site.request(Method::HEAD, &path).send().await.unwrap().status(), 200);
+    for _ in 0..2 {
+        assert_eq!(site.admin(Method::GET, &path).send().await.unwrap().bytes().await.unwrap(), image.layer_bytes);
+        assert_eq!(head().await.unwrap().status(), 404, "a push would skip it");
+    }
+    let put = || {
+        let request = site.admin(Method::PUT, "/v2/library/app/manifests/1");
+        request.header("content-type", artifact::media_type::OCI_MANIFEST).body(image.bytes.clone()).send()
+    };
+    assert_eq!(put().await.unwrap().status(), 400);
+    let config = format!("{{\"of\":{:?}}}", "layer");
+    for bytes in [image.layer_bytes.to_vec(), config.into_bytes()] {
+        let path = format!("/v2/library/app/blobs/uploads/?digest={}", Digest::of(&bytes));
+        assert_eq!(site.admin(Method::POST, &path).body(bytes).send().await.unwrap().status(), 201);
+    }
+    assert_eq!(head().await.unwrap().status(), 200);
+    assert_eq!(put().await.unwrap().status(), 201);
+    assert_eq!(site.request(Method::HEAD, &path).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn left_alone_for_a_day() {
+    use std::time::{Duration, Instant};
+    let site = Site::start().await;
+    let partial = || std::fs::read_dir(site.folder.path().join("partial")).unwrap().count();
+    let location = begin(&site, "app").await;
+    assert_eq!(site.admin(Method::PATCH, &location).body("begun").send().await.unwrap().status(), 202);
+    let after = |hours| site.server.keep(0, Instant::now() + Duration::from_hours(hours));
+    after(23);
+    assert_eq!(site.admin(Method::GET, &location).send().await.unwrap().status(), 204);
+    assert_eq!(partial(), 1);
+    after(25);
+    assert_eq!(
+        refusal(site.admin(Method::PATCH, &location).body("x").send().await.unwrap()).await.1,
+        "BLOB_UPLOAD_UNKNOWN"
+    );
+    assert_eq!(partial(), 0, "its bytes went too");
 }

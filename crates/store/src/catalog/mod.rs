@@ -1,11 +1,13 @@
-//! The catalog: SQLite in the store's folder. One connection writes, a few read.
+//! The catalog: SQLite in the store's folder. One connection writes, a few read; on a network file system one does both.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::change::{self, Changed};
@@ -35,9 +37,15 @@ struct Waiting {
 
 impl Catalog {
     /// `version` is counted up at each commit, whoever still waits for its answer.
-    pub(crate) async fn open(folder: &Path, version: Arc<AtomicU64>) -> Result<Self> {
+    /// `stopped` hears of a disk that failed a commit: nobody writes after that.
+    pub(crate) async fn open(
+        folder: &Path,
+        shared: bool,
+        version: Arc<AtomicU64>,
+        stopped: Arc<OnceLock<String>>,
+    ) -> Result<Self> {
         let path = folder.join("naru.db");
-        let options = SqliteConnectOptions::new()
+        let mut options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -46,18 +54,26 @@ impl Catalog {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(30))
             .statement_cache_capacity(256);
+        if shared {
+            // Before the first look at its log, exclusive locking does without shared memory (sqlite.org/wal.html §6).
+            // The lock is then the fence against another machine, whose own `lock` file may lock nothing here.
+            options = options.locking_mode(SqliteLockingMode::Exclusive).busy_timeout(Duration::from_secs(3));
+        }
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await;
         let writer = writer.map_err(|source| not_a_database(folder, &path, source))?;
         crate::blobs::give_to_owner(folder, &path)?;
         prepare(folder, &path, &writer).await?;
-        let readers = SqlitePoolOptions::new()
-            .min_connections(1)
-            .max_connections(READERS)
-            .connect_with(options.read_only(true))
-            .await
-            .map_err(|source| Error::Catalog { path: path.clone(), source })?;
+        // SQLite syncs the folder when it has made its log there, and does not look at what comes of it.
+        std::fs::File::open(folder).and_then(|opened| opened.sync_all()).map_err(Error::io(folder))?;
+        let readers = if shared {
+            writer.clone()
+        } else {
+            let readers = SqlitePoolOptions::new().min_connections(1).max_connections(READERS);
+            let opened = readers.connect_with(options.read_only(true)).await;
+            opened.map_err(|source| Error::Catalog { path: path.clone(), source })?
+        };
         let (changes, waiting) = mpsc::channel(GROUP);
-        tokio::spawn(commit_in_groups(writer.clone(), path.clone(), waiting, version));
+        tokio::spawn(commit_in_groups(writer.clone(), path.clone(), waiting, version, stopped));
         Ok(Self { path, readers, writer, changes })
     }
 
@@ -92,6 +108,13 @@ impl Catalog {
 
 /// A file that is no database is said to be none, rather than shown with SQLite's words.
 fn not_a_database(folder: &Path, path: &Path, source: sqlx::Error) -> Error {
+    // SQLITE_BUSY (sqlite.org/rescode.html): on a network file system another machine has it.
+    if source.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "5") {
+        return Error::Held {
+            path: folder.to_owned(),
+            holder: "another process, on this or another machine".to_owned(),
+        };
+    }
     let is_not = source.as_database_error().is_some_and(|error| error.message().contains("not a database"));
     if is_not {
         Error::NotAStore { path: folder.to_owned(), why: "naru.db is not a SQLite database".to_owned() }
@@ -131,6 +154,7 @@ async fn commit_in_groups(
     path: PathBuf,
     mut waiting: mpsc::Receiver<Waiting>,
     version: Arc<AtomicU64>,
+    stopped: Arc<OnceLock<String>>,
 ) {
     let mut group = Vec::new();
     while waiting.recv_many(&mut group, GROUP).await > 0 {
@@ -163,6 +187,9 @@ async fn commit_in_groups(
                 // Those that were not even begun hear that nobody will answer.
                 group.clear();
                 let (kind, why) = (crate::error::kind(&error), error.to_string());
+                if crate::error::is_failed_write(&error) {
+                    let _ = stopped.set(format!("{}: {why}", path.display()));
+                }
                 for (_, answer, _) in done {
                     let source = sqlx::Error::Io(std::io::Error::new(kind, why.clone()));
                     let _ = answer.send(Err(Error::Catalog { path: path.clone(), source }));
