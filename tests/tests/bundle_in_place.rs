@@ -35,7 +35,7 @@ fn medium(folder: &Folder, arguments: &[&str]) -> Result<(PathBuf, Image, Image,
     }
     let host = registry.host();
     outside.list(&format!(
-        "platforms: [linux/amd64]\nimages:\n- {host}/library/app:1\n- {host}/team/big:1\nfiles:\n- path: ./content\n"
+        "platforms: [linux/amd64, linux/arm64]\nimages:\n- {host}/library/app:1\n- {host}/team/big:1\nfiles:\n- path: ./content\n"
     ))?;
     let bundle = folder.join("bundle");
     outside.pack(&bundle, arguments)?;

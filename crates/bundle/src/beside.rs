@@ -116,6 +116,7 @@ fn readme(packed: &Packed, suffix: &str) -> String {
          To check it:        ./naru verify .\n\
          To load it:         ./naru load .\n\
          To serve it:        ./naru serve\n\
+         Without loading it: ./naru serve --bundle .\n\
          To set a node up:   ./naru setup containerd   (or docker, podman)\n\
          If ./naru may not be run from this medium, copy it to where it may: cp naru /tmp && chmod +x /tmp/naru\n\
          A missing or damaged volume is named; load the rest now, and that volume when you have it.\n\
@@ -130,6 +131,7 @@ fn readme(packed: &Packed, suffix: &str) -> String {
          검증:        ./naru verify .\n\
          싣기:        ./naru load .\n\
          제공:        ./naru serve\n\
+         싣지 않고 제공: ./naru serve --bundle .\n\
          노드 설정:   ./naru setup containerd   (또는 docker, podman)\n\
          이 매체에서 ./naru를 실행할 수 없으면 다른 곳에 복사해 실행하십시오: cp naru /tmp && chmod +x /tmp/naru\n\
          빠지거나 손상된 볼륨은 이름을 알려 줍니다. 나머지를 먼저 싣고, 그 볼륨은 나중에 실으면 됩니다.\n"

@@ -4,7 +4,7 @@ use artifact::Digest;
 
 use crate::document::{
     CONTENTS, Content, DOCUMENT_LIMIT, FORMAT, HEAD, LIST_LIMIT, MEMBERS, Member, PLAN, Part, Plan, SIGNATURE, Share,
-    TreeHead, VolumeHead,
+    TreeHead, VolumeHead, What,
 };
 use crate::lines::{self, Lines, List};
 use crate::sign::PublicKey;
@@ -120,7 +120,8 @@ pub(crate) fn lay(cargo: &Cargo<'_>, mut hash: impl FnMut(&store::Blob, u64, u64
 /// `bundle.json` and `bundle.jsonl`.
 fn plan_of(volumes: &[Vec<Item>], cargo: &Cargo<'_>) -> (Vec<u8>, Vec<u8>) {
     let share = |items: &Vec<Item>| {
-        let sizes = items.iter().filter(|item| matches!(item.source, Source::Blob(..))).map(|item| item.member.size);
+        let is_blob = |item: &&Item| matches!(item.member.what(), Some(What::Blob(_) | What::Part(_)));
+        let sizes = items.iter().filter(is_blob).map(|item| item.member.size);
         Share { blobs: sizes.clone().count() as u64, bytes: sizes.sum() }
     };
     let numbered = (1_u32..).zip(volumes);

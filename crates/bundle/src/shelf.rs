@@ -523,3 +523,6 @@ fn find(volume: &Volume, name: &str) -> Result<Option<Member>> {
     let found = volume.lines().after(|member: &Member| member.order() < order(name))?.next().transpose()?;
     Ok(found.filter(|member| member.name == name && member.what().is_some()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -509,3 +509,47 @@ async fn reports_put_weak_trust_first_and_escape_names() {
     assert_eq!(again, csv);
     insta::assert_snapshot!(csv);
 }
+
+#[tokio::test]
+async fn a_shelf_answers_as_a_store_that_has_loaded_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, out) = packed(folder.path(), Some(10 << 20)).await;
+    let store = inside(folder.path()).await;
+    let volumes: Vec<PathBuf> = packed.volumes.iter().map(|volume| volume.path.clone()).collect();
+    try_load(&store, &volumes).await.unwrap();
+    let shelf = bundle::Shelf::open(&[out], &[]).unwrap();
+    for repository in store.repositories(None, None, 10).await.unwrap() {
+        let entries = store.entries(&repository, "", 10).await.unwrap();
+        assert_eq!(shelf.entries(&repository, "", 10).unwrap(), entries);
+        for entry in &entries {
+            assert_eq!(shelf.entry(&repository, &entry.name).unwrap().as_ref(), Some(entry));
+            let manifest = store.granted_manifest(&repository, &entry.digest).await.unwrap();
+            assert_eq!(shelf.granted_manifest(&repository, &entry.digest).unwrap(), manifest);
+            let referrers = store.referrers(&repository, &entry.digest).await.unwrap();
+            assert_eq!(shelf.referrers(&repository, &entry.digest).unwrap(), referrers);
+            let candidates = store.candidates(&repository.name, &entry.name).await.unwrap();
+            assert_eq!(shelf.candidates(&repository.name, &entry.name).unwrap(), candidates);
+        }
+    }
+    assert_eq!(shelf.repositories(None, None, 10), store.repositories(None, None, 10).await.unwrap());
+    assert_eq!(shelf.repository_names(artifact::Kind::Image, "", 9), ["a.io/team/app"]);
+    let (from_shelf, from_store) = (shelf.usage(), store.usage().await.unwrap());
+    assert_eq!((from_shelf.entries, from_shelf.manifests), (from_store.entries, from_store.manifests));
+    // What was left out is known to be so; a blob of another repository is not shown; a cut one lies in pieces.
+    let repository = Repository::image("a.io", "team/app");
+    let index = shelf.entry(&repository, "1").unwrap().unwrap().digest;
+    let other = document(&json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "layers": []}));
+    assert_eq!(shelf.left_out(&repository, &Digest::of(&other)).unwrap(), Some((index, true)));
+    assert!(shelf.granted_blob(&repository, &Digest::of(b"tiny")).unwrap().is_none());
+    assert!(shelf.granted_blob(&repository, &Digest::of(b"signature")).unwrap().is_some());
+    let large = Digest::of(&noise(1, 24 * MIB));
+    let lying = shelf.granted_blob(&Repository::files("dl.k8s.io"), &large).unwrap().unwrap();
+    assert!(lying.pieces.len() > 1 && lying.size == 24 * MIB as u64);
+    let mut bytes = Vec::new();
+    for piece in &lying.pieces {
+        let mut part = vec![0; usize::try_from(piece.size).unwrap()];
+        piece.file.read_exact_at(&mut part, piece.offset).unwrap();
+        bytes.extend(part);
+    }
+    assert_eq!(Digest::of(&bytes), large);
+}

@@ -32,6 +32,8 @@ pub(crate) struct OpenBlob {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     pieces: Vec<Extent>,
+    /// Whether it lies in a bundle: then its medium may be slow, or go away.
+    pub(crate) is_on_medium: bool,
     proof: AtomicU8,
     proving: Mutex<()>,
     mapping: OnceLock<Option<Mapping>>,
@@ -42,10 +44,20 @@ const RIGHT: u8 = 1;
 const WRONG: u8 = 2;
 
 impl OpenBlob {
-    pub(crate) fn new(digest: Digest, pieces: Vec<Extent>, is_proven: bool) -> Self {
-        let proof = AtomicU8::new(if is_proven { RIGHT } else { UNPROVEN });
+    /// A store's.
+    pub(crate) fn of_store(digest: Digest, piece: Extent) -> Self {
+        Self::new(digest, vec![piece], false)
+    }
+
+    /// A bundle's, unproven.
+    pub(crate) fn on_medium(digest: Digest, pieces: Vec<Extent>) -> Self {
+        Self::new(digest, pieces, true)
+    }
+
+    fn new(digest: Digest, pieces: Vec<Extent>, is_on_medium: bool) -> Self {
+        let proof = AtomicU8::new(if is_on_medium { UNPROVEN } else { RIGHT });
         let size = pieces.iter().map(|piece| piece.size).sum();
-        Self { digest, size, pieces, proof, proving: Mutex::default(), mapping: OnceLock::new() }
+        Self { digest, size, pieces, is_on_medium, proof, proving: Mutex::default(), mapping: OnceLock::new() }
     }
 
     fn is_proven(&self) -> bool {
@@ -361,3 +373,6 @@ impl Stretch {
         io::Error::new(error.kind(), format!("blob {digest} from byte {offset}: {error}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

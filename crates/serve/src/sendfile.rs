@@ -114,7 +114,8 @@ impl Sending {
 }
 
 /// Whether the bytes of the next slice seem to be in memory: `sendfile` waits for the disk where they are not, and a
-/// whole worker with it. What cannot be told (overlayfs, tmpfs, kernels before 4.14) is taken to be.
+/// whole worker with it. What cannot be told (overlayfs, tmpfs, FAT, kernels before 4.14) is taken to be, but for media,
+/// which are slow.
 pub(crate) fn is_cached(blob: &OpenBlob, offset: u64, end: u64) -> bool {
     let last = end.min(offset + WINDOW) - 1;
     [offset, last].into_iter().all(|at| blob.read_cached(&mut [0], at) != Err(Errno::AGAIN))
@@ -237,7 +238,7 @@ mod tests {
         // It lies behind something else, and not at the beginning of a page.
         let lying = bytes[4608..].to_vec();
         let piece = Extent { path: "volume".into(), file: Arc::new(file), offset: 4608, size: lying.len() as u64 };
-        let (bytes, blob) = (lying, Arc::new(OpenBlob::new(Digest::of(b"proven"), vec![piece], true)));
+        let (bytes, blob) = (lying, Arc::new(OpenBlob::of_store(Digest::of(b"proven"), piece)));
         let sending = Sending::default();
         let token = sending.token(&blob, 5, blob.size).unwrap();
         assert_eq!(token, bytes[5..5 + 1024 * 1024]);

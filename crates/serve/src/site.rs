@@ -290,7 +290,7 @@ mod tests {
         assert!(site.warm("key").is_none());
         let moment = site.moment();
         for number in 0..100 {
-            let blob = Arc::new(OpenBlob::new(Digest::of(b"x"), Vec::new(), true));
+            let blob = Arc::new(OpenBlob::on_medium(Digest::of(b"x"), Vec::new()));
             let thing = Thing::new(Digest::of(b"x"), "text/plain", Source::File(blob));
             site.remember(number.to_string(), moment, meant(), thing);
         }

@@ -201,7 +201,7 @@ impl Stock {
                 let opened = tokio::task::spawn_blocking(move || {
                     let (path, file) = (PathBuf::from(&wanted.key), Arc::new(store.open_blob(&wanted)?));
                     let piece = Extent { path, file, offset: 0, size: wanted.size };
-                    Ok::<_, store::Error>(OpenBlob::new(wanted.digest, vec![piece], true))
+                    Ok::<_, store::Error>(OpenBlob::of_store(wanted.digest, piece))
                 });
                 Ok(opened.await.map_err(Refusal::inside)??)
             }
@@ -209,7 +209,7 @@ impl Stock {
                 let digest = blob.digest;
                 let lying = ask(shelf, move |shelf| shelf.blob(&digest)).await?;
                 let missing = || Refusal::blob_unknown("the bundle", &digest);
-                Ok(OpenBlob::new(digest, lying.ok_or_else(missing)?.pieces, false))
+                Ok(OpenBlob::on_medium(digest, lying.ok_or_else(missing)?.pieces))
             }
         }
     }
