@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use artifact::{Digest, Hasher};
+use store::Store;
 
 use crate::document::What;
 use crate::pack::{PackOptions, Packed, write_beside};
@@ -15,17 +17,43 @@ use crate::tree::Tree;
 use crate::volume::CHUNK;
 use crate::{Error, Result};
 
+/// The store that is packed, as a report reads it.
+struct There<'a> {
+    store: &'a Store,
+    manifests: HashMap<Digest, bytes::Bytes>,
+    blobs: HashMap<Digest, &'a store::Blob>,
+}
+
+impl report::Contents for There<'_> {
+    fn manifest(&self, digest: &Digest) -> Option<bytes::Bytes> {
+        self.manifests.get(digest).cloned()
+    }
+
+    fn blob(&self, digest: &Digest, most: usize) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = self.store.open_blob(self.blobs.get(digest)?).ok()?;
+        file.take(most as u64).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
 /// Writes them all.
-pub(crate) fn write(packed: &Packed, layout: &Layout, trees: &[Tree], options: &PackOptions) -> Result<()> {
+pub(crate) fn write(
+    store: &Store,
+    packed: &Packed,
+    layout: &Layout,
+    trees: &[Tree],
+    options: &PackOptions,
+) -> Result<()> {
     let out = &options.out;
     let mut places: BTreeMap<Digest, (u64, BTreeSet<u32>)> = BTreeMap::new();
-    let mut manifests: HashMap<Digest, bytes::Bytes> = HashMap::new();
+    let mut there = There { store, manifests: HashMap::new(), blobs: HashMap::new() };
     for (number, volume) in (1_u32..).zip(&layout.volumes) {
         for item in &volume.items {
             let (digest, size) = match (item.member.what(), &item.member.part) {
                 (Some(What::Manifest(digest)), _) => {
                     if let Source::Bytes(bytes) = &item.source {
-                        manifests.insert(digest, bytes.clone());
+                        there.manifests.insert(digest, bytes.clone());
                     }
                     (digest, item.member.size)
                 }
@@ -33,10 +61,13 @@ pub(crate) fn write(packed: &Packed, layout: &Layout, trees: &[Tree], options: &
                 (Some(What::Part(digest)), Some(part)) => (digest, part.size),
                 _ => continue,
             };
+            if let Source::Blob(blob, _) = &item.source {
+                there.blobs.insert(digest, blob);
+            }
             places.entry(digest).or_insert_with(|| (size, BTreeSet::new())).1.insert(number);
         }
     }
-    let rows = report::rows(trees, &places, |digest| manifests.get(digest).cloned());
+    let rows = report::rows(trees, &places, &there, &report::Beside::default());
     let bundle = Some((&packed.id, packed.fingerprint.as_str()));
     let html = report::report_of_rows(&rows, bundle, Format::Html);
     let csv = report::report_of_rows(&rows, bundle, Format::Csv);

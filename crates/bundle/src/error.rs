@@ -12,6 +12,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// What should be a scanner's findings cannot be read as such.
+    #[error("{path}: {why}")]
+    Findings {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The file system refused.
     #[error("{path}: {source}")]
     Io {
@@ -275,6 +283,7 @@ impl Error {
                     .to_owned()
             }
             Self::Key { .. } => "a key is what `naru key new` wrote, or minisign (without a password)".to_owned(),
+            Self::Findings { .. } => "write it with `trivy image --format json` or `grype --output json`".to_owned(),
             Self::StoreDamaged { .. } => {
                 "`naru fsck` tells what is wrong; `naru pull` fetches it again once `naru rm` has dropped it".to_owned()
             }

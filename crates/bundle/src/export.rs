@@ -142,7 +142,7 @@ impl Archive {
             }
             reached = put(&mut out, &zeros(blob.size))?;
         }
-        put(&mut out, &[0; tar::END as usize])?;
+        put(&mut out, &vec![0; usize::try_from(tar::END).unwrap_or_default()])?;
         out.flush().map_err(Error::io(path))?;
         progress.end();
         Ok(())

@@ -51,7 +51,7 @@ pub use lines::List;
 pub use load::{LoadOptions, Loaded, Pending, load};
 pub use pack::{PackOptions, Packed, PackedVolume, pack};
 pub use prune::{Names, stale};
-pub use report::{Format, Row, report_of_bundle, report_of_rows};
+pub use report::{Beside, CosignKey, Counts, Findings, Format, Row, arrange, report_of_bundle, report_of_rows, why};
 pub use shelf::{Extent, Lying, Shelf};
 pub use sign::{PublicKey, SecretKey, Signature};
 pub use verify::{Verified, verify};

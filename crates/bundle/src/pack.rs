@@ -355,7 +355,7 @@ fn write(
         of: layout.volumes.len(),
         volumes,
     };
-    beside::write(&packed, &layout, &trees, options)?;
+    beside::write(store, &packed, &layout, &trees, options)?;
     sync_folder(&options.out)?;
     Ok(packed)
 }

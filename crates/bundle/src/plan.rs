@@ -68,8 +68,9 @@ pub(crate) struct Cargo<'a> {
 /// Lays a bundle out. `hash` answers the sha256 of a piece of a blob.
 pub(crate) fn lay(cargo: &Cargo<'_>, mut hash: impl FnMut(&store::Blob, u64, u64) -> Result<Digest>) -> Result<Layout> {
     let documents: u64 = cargo.documents.iter().map(|item| cost(&item.member)).sum();
-    let mut contents_bound =
-        cargo.documents.iter().chain(&cargo.blobs).map(|item| 2 * json_bound(&item.member)).sum::<u64>();
+    // Documents lie in two volumes.
+    let lines = |items: &[Item]| items.iter().map(|item| json_bound(&item.member)).sum::<u64>();
+    let mut contents_bound = 2 * lines(&cargo.documents) + lines(&cargo.blobs);
     // Each volume adds at most one piece of the blob that is cut at its end, and one at its beginning.
     let bodies: u64 = cargo.blobs.iter().map(|item| item.member.size).sum();
     let most = cargo.limit.map_or(1, |limit| bodies / (limit / 2) + 2);
@@ -243,7 +244,7 @@ fn cut(item: &Item, room: u64, volumes: &mut Vec<(u64, Vec<Item>)>) {
     let mut at = 0;
     while at < blob.size {
         let name = |at: u64| format!("parts/{}/{}/{at:013}", blob.digest.algorithm().as_str(), blob.digest.hex());
-        let overhead = tar::header_bound(&name(at), blob.size) + json_bound_of(name(at).len()) + 512;
+        let overhead = tar::header_bound(&name(at), blob.size) + json_bound_of(name(at).len()) + PIECE_BOUND + 512;
         let usable = volumes.last().map_or(0, |(free, _)| free.saturating_sub(overhead));
         if usable < LEAST_PIECE {
             volumes.push((room, Vec::new()));
@@ -266,13 +267,18 @@ fn cost(member: &Member) -> u64 {
     tar::header_bound(&member.name, member.size) + tar::padded(member.size) + json_bound(member)
 }
 
+/// The bytes of its line in a list, at most.
 fn json_bound(member: &Member) -> u64 {
-    json_bound_of(member.name.len())
+    // A piece's line says which blob it is of, too.
+    json_bound_of(member.name.len()) + if member.part.is_some() { PIECE_BOUND } else { 0 }
 }
 
+/// What a piece's line has more than others: keys, a digest of any kind, two numbers.
+const PIECE_BOUND: u64 = 32 + 135 + 2 * 20;
+
 fn json_bound_of(name: usize) -> u64 {
-    // Keys and punctuation, two digests, four numbers of twenty digits; and its part of the hashes of the list's pages.
-    let line = name as u64 + 110 + 2 * 136 + 80;
+    // Keys and punctuation, a sha256, three numbers; and its part of the hashes of the list's pages.
+    let line = name as u64 + 64 + 71 + 3 * 20;
     line + line / 128
 }
 

@@ -87,7 +87,7 @@ impl Shelf {
             let nothing = || Error::NoVolumes { path: paths.first().cloned().unwrap_or_default() };
             return Err(unreadable.pop().unwrap_or_else(nothing));
         };
-        let (id, key) = (first.head.bundle, first.key.clone());
+        let (id, key) = (first.head.bundle, first.key);
         let mut failed = None;
         let plan = volumes.values().find_map(|volume| match read_plan(volume) {
             Ok(plan) => plan,

@@ -51,9 +51,8 @@ impl Volume {
     /// Reads its head and checks its signature, and nothing else: what a million members are is found in their list.
     pub(crate) fn read_head(path: &Path, file: File) -> Result<Self> {
         let size = file.metadata().map_err(Error::io(path))?.len();
-        let fill = |at: u64, buffer: &mut [u8]| file.read_exact_at(buffer, at);
         let document = |at: u64, name: &str, limit: u64| {
-            let header = header(path, at, size, fill)?;
+            let header = header(path, &file, at, size)?;
             if header.name != name {
                 let found = header.name.escape_default();
                 return Err(Error::not_a_volume(path, format!("where `{name}` should be, there is `{found}`")));
@@ -66,6 +65,8 @@ impl Volume {
         let bytes_of = |header: &tar::Header| {
             let mut bytes = vec![0_u8; usize::try_from(header.size).unwrap_or_default()];
             file.read_exact_at(&mut bytes, header.offset).map_err(Error::io(path))?;
+            let after = header.offset + tar::padded(header.size);
+            zeros(path, &file, header.offset + header.size, after.min(size))?;
             Ok::<_, Error>(bytes)
         };
         let end = |header: &tar::Header| header.offset + tar::padded(header.size);
@@ -105,28 +106,10 @@ impl Volume {
     /// The tar must be what the head says and nothing more: what is not listed must not cross.
     fn walk(&self, size: u64) -> Result<()> {
         let Self { path, head, file, .. } = self;
-        let fill = |at: u64, buffer: &mut [u8]| file.read_exact_at(buffer, at);
-        let zeros = |from: u64, to: u64| {
-            let mut rest = vec![0; CHUNK.min(usize::try_from(to.saturating_sub(from)).unwrap_or(CHUNK))];
-            let mut at = from;
-            while at < to {
-                let length = usize::try_from(to - at).unwrap_or(CHUNK).min(CHUNK);
-                let chunk = rest.get_mut(..length).unwrap_or_default();
-                file.read_exact_at(chunk, at).map_err(Error::io(path))?;
-                if chunk.iter().any(|byte| *byte != 0) {
-                    return Err(Error::not_a_volume(
-                        path,
-                        format!("something lies at byte {at}, where nothing is listed"),
-                    ));
-                }
-                at += length as u64;
-            }
-            Ok(())
-        };
         let (list, mut at) = self.list;
-        zeros(list + head.list.size, at)?;
+        zeros(path, file, list + head.list.size, at)?;
         for member in &head.members {
-            let header = header(path, at, size, fill)?;
+            let header = header(path, file, at, size)?;
             if header.name != member.name || header.size != member.size || header.offset != member.offset {
                 let found = header.name.escape_default();
                 return Err(Error::not_a_volume(
@@ -135,9 +118,9 @@ impl Volume {
                 ));
             }
             at = header.offset + tar::padded(header.size);
-            zeros(header.offset + header.size, at.min(size))?;
+            zeros(path, file, header.offset + header.size, at.min(size))?;
         }
-        zeros(at, size)
+        zeros(path, file, at, size)
     }
 
     /// Refuses a key that is not among `trusted`; with none at all, everybody's bundle is taken.
@@ -199,22 +182,39 @@ impl Volume {
     }
 }
 
-/// The header at byte `at` of a volume of `size` bytes.
-fn header(
-    path: &Path,
-    at: u64,
-    size: u64,
-    fill: impl FnMut(u64, &mut [u8]) -> std::io::Result<()>,
-) -> Result<tar::Header> {
-    match tar::read(at, fill) {
-        Ok(Ok(Some(header))) => Ok(header),
-        Ok(Ok(None)) => Err(Error::not_a_volume(path, "it ends before its head says so")),
-        Ok(Err(why)) => Err(Error::not_a_volume(path, why)),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            Err(Error::not_a_volume(path, format!("it is cut at byte {size}")))
-        }
-        Err(error) => Err(Error::io(path)(error)),
+/// The header at byte `at` of a volume of `size` bytes. Nobody signs a header: each of its bytes must be one that we write
+/// ourselves.
+fn header(path: &Path, file: &File, at: u64, size: u64) -> Result<tar::Header> {
+    let fill = |at: u64, buffer: &mut [u8]| file.read_exact_at(buffer, at);
+    let wrong = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Error::not_a_volume(path, format!("it is cut at byte {size}")),
+        _ => Error::io(path)(error),
+    };
+    let found = tar::read(at, fill).map_err(wrong)?.map_err(|why| Error::not_a_volume(path, why))?;
+    let header = found.ok_or_else(|| Error::not_a_volume(path, "it ends before its head says so"))?;
+    let ours = tar::header(&header.name, header.size, at);
+    let mut found = vec![0; ours.len()];
+    fill(at, &mut found).map_err(wrong)?;
+    if found != ours {
+        return Err(Error::not_a_volume(path, format!("the header at byte {at} is not as Naru writes it")));
     }
+    Ok(header)
+}
+
+/// Refuses anything but zeros from one byte to another.
+fn zeros(path: &Path, file: &File, from: u64, to: u64) -> Result<()> {
+    let mut rest = vec![0; CHUNK.min(usize::try_from(to.saturating_sub(from)).unwrap_or(CHUNK))];
+    let mut at = from;
+    while at < to {
+        let length = usize::try_from(to - at).unwrap_or(CHUNK).min(CHUNK);
+        let chunk = rest.get_mut(..length).unwrap_or_default();
+        file.read_exact_at(chunk, at).map_err(Error::io(path))?;
+        if chunk.iter().any(|byte| *byte != 0) {
+            return Err(Error::not_a_volume(path, format!("something lies at byte {at}, where nothing is listed")));
+        }
+        at += length as u64;
+    }
+    Ok(())
 }
 
 /// The volumes that these paths mean: files as they are, of folders those files that begin as a volume does.

@@ -338,6 +338,39 @@ async fn only_trusted_keys_are_loaded() {
     assert!(matches!(try_load(&store, &[path]).await.unwrap_err(), Error::Signature { .. } | Error::NotAVolume { .. }));
 }
 
+#[tokio::test]
+async fn no_byte_of_a_header_crosses_unsigned() {
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, _) = packed(folder.path(), None).await;
+    let whole = std::fs::read(&packed.volumes[0].path).unwrap();
+    let member = bundle::Volume::open(&packed.volumes[0].path).unwrap().head.members[0].offset;
+    let path = folder.path().join("altered.tar");
+    std::fs::write(&path, &whole).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let opened = |at: usize, bytes: &[u8]| {
+        file.write_all_at(bytes, at as u64).unwrap();
+        let opened = bundle::Volume::open(&path);
+        file.write_all_at(&whole[at..at + bytes.len()], at as u64).unwrap();
+        opened
+    };
+    opened(0, &whole[..1]).unwrap();
+    for header in [0, usize::try_from(member).unwrap() - 512] {
+        for at in (0..512).filter(|at| !(148..156).contains(at)) {
+            let mut bytes = whole[header..header + 512].to_vec();
+            bytes[at] ^= 1;
+            // With a checksum that is right again.
+            bytes[148..156].fill(b' ');
+            let sum: u32 = bytes.iter().map(|byte| u32::from(*byte)).sum();
+            bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            assert!(opened(header, &bytes).is_err(), "byte {at} of the header at {header}");
+        }
+    }
+    // What fills the last block up, behind the head.
+    let size = usize::from_str_radix(std::str::from_utf8(&whole[124..135]).unwrap(), 8).unwrap();
+    assert_ne!(size % 512, 0);
+    assert!(opened(512 + size, &[1]).unwrap_err().to_string().contains("where nothing is listed"));
+}
+
 /// Writes a tar of these members with the `tar` crate, which is not what wrote ours.
 fn tar_of(path: &Path, members: &[(&str, tar::EntryType, &[u8])]) {
     let mut builder = tar::Builder::new(File::create(path).unwrap());
@@ -350,7 +383,14 @@ fn tar_of(path: &Path, members: &[(&str, tar::EntryType, &[u8])]) {
         if *kind == tar::EntryType::Symlink {
             header.set_link_name("/etc/passwd").unwrap();
         }
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_username("root").unwrap();
+        header.set_groupname("root").unwrap();
         header.set_cksum();
+        let sum = format!("{:06o}\0 ", header.cksum().unwrap());
+        header.as_mut_bytes()[148..156].copy_from_slice(sum.as_bytes());
         builder.append(&header, *bytes).unwrap();
     }
     builder.finish().unwrap();
@@ -367,7 +407,7 @@ async fn hostile_volumes_are_refused_by_name() {
     let plain = tar::EntryType::Regular;
     // A head as its own signer makes it: right in every way but the one under test.
     let head = |reader: u32, members: &[serde_json::Value]| {
-        let list: String = members.iter().map(|member| format!("{member}\n")).collect();
+        let list = members.iter().fold(String::new(), |list, member| format!("{list}{member}\n"));
         let head = json!({"format": 1, "reader": reader, "bundle": digest, "volume": 1, "of": 1,
             "key": key.public().to_line(), "list": {"size": list.len(), "pages": [Digest::of(list.as_bytes())]}});
         let mut bytes = serde_json::to_vec(&head).unwrap();
@@ -505,9 +545,15 @@ async fn reports_put_weak_trust_first_and_escape_names() {
     let csv = std::fs::read_to_string(out.join("CONTENTS.csv")).unwrap();
     assert!(csv.lines().nth(1).unwrap().contains("first-use"), "{csv}");
     assert!(csv.contains(",'=1+1,"), "{csv}");
-    let again = bundle::report_of_bundle(&[out], bundle::Format::Csv).unwrap();
+    let again = bundle::report_of_bundle(std::slice::from_ref(&out), bundle::Format::Csv, &bundle::Beside::default())
+        .unwrap()
+        .0;
     assert_eq!(again, csv);
     insta::assert_snapshot!(csv);
+    let spdx = |out| bundle::report_of_bundle(&[out], bundle::Format::Spdx, &bundle::Beside::default()).unwrap().0;
+    let text = spdx(out.clone());
+    assert_eq!(text, spdx(out));
+    insta::assert_snapshot!("spdx", text);
 }
 
 #[tokio::test]

@@ -32,12 +32,15 @@ pub(crate) struct OpenBlob {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     pieces: Vec<Extent>,
-    /// Whether it lies in a bundle: then its medium may be slow, or go away.
+    /// Whether it lies in a bundle: then its medium may be slow.
     pub(crate) is_on_medium: bool,
     proof: AtomicU8,
     proving: Mutex<()>,
     mapping: OnceLock<Option<Mapping>>,
 }
+
+/// What was read, and how far its hash is.
+type Chunk = io::Result<(Bytes, Option<Hasher>)>;
 
 const UNPROVEN: u8 = 0;
 const RIGHT: u8 = 1;
@@ -178,7 +181,7 @@ struct Stretch {
     blob: Arc<OpenBlob>,
     offset: u64,
     end: u64,
-    reading: Option<JoinHandle<io::Result<(Bytes, Option<Hasher>)>>>,
+    reading: Option<JoinHandle<Chunk>>,
     /// Of what came before, when this began at the blob's first byte and nobody has proven the blob.
     hasher: Option<Hasher>,
     /// The connection's, when the kernel is to send the bytes itself.

@@ -118,7 +118,11 @@ impl Sending {
 /// which are slow.
 pub(crate) fn is_cached(blob: &OpenBlob, offset: u64, end: u64) -> bool {
     let last = end.min(offset + WINDOW) - 1;
-    [offset, last].into_iter().all(|at| blob.read_cached(&mut [0], at) != Err(Errno::AGAIN))
+    [offset, last].into_iter().all(|at| match blob.read_cached(&mut [0], at) {
+        Ok(_) => true,
+        Err(Errno::AGAIN) => false,
+        Err(_) => !blob.is_on_medium,
+    })
 }
 
 /// Brings the bytes of the next slice into memory; blocks.

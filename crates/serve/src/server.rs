@@ -191,7 +191,7 @@ impl Server {
         Ok(())
     }
 
-    /// Reads the site's secrets again, and nothing else: a renewed admin token must not wait for a mistake in the
+    /// Reads the site's secrets again, and nothing else: a renewed admin token or CA must not wait for a mistake in the
     /// configuration to be mended.
     ///
     /// # Errors
@@ -199,6 +199,7 @@ impl Server {
     pub async fn reload_secrets(&self) -> Result<()> {
         let (gate, _) = Gate::open(self.site.store()).await?;
         self.site.set_gate(gate);
+        self.site.certificates.reload_authority(self.site.store(), now()).await?;
         Ok(())
     }
 }

@@ -185,7 +185,7 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Load(request) => load::order(&request)?,
         Command::Export(request) => return export::run(request, context, voice).await,
         Command::Key(request) => match key::prepare(request, voice)? {
-            Some(command) => (Work::Key(command), Vec::new()),
+            Some((command, files)) => (Work::Key(command), files),
             None => return Ok(Exit::Done),
         },
         Command::Token(request) => (Work::Token(request), Vec::new()),
@@ -239,7 +239,7 @@ async fn carry_out(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker
         Work::Pack(order) => pack::run(store, order, voice).await,
         Work::Load(order) => load::run(store, order, files, voice).await,
         Work::Export(order) => export::carry_out(store, order, files, voice).await,
-        Work::Key(command) => key::run(store, command, voice).await,
+        Work::Key(command) => key::run(store, command, files, voice).await,
         Work::Token(request) => token::run(store, request, voice).await,
         Work::Setup(order) => setup::of_own(store, order, voice).await,
     }

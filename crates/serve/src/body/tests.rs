@@ -36,7 +36,7 @@ async fn read(blob: &Arc<OpenBlob>, start: u64, length: u64) -> (Vec<u8>, bool) 
 }
 
 fn content() -> Vec<u8> {
-    (0..SIZE).map(|n| (n % 251) as u8).collect()
+    (0..SIZE).map(|n| u8::try_from(n % 251).unwrap()).collect()
 }
 
 #[tokio::test]
