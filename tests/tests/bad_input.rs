@@ -228,7 +228,7 @@ fn stores_that_cannot_be_used() {
 
         // A store that a newer naru wrote: the format is at byte 60 of an SQLite file.
         let newer = Naru::new(folder, "newer")?;
-        newer.ok(["ls"])?;
+        newer.ok(["token", "new"])?;
         let catalog = std::fs::read_dir(newer.store())?
             .flatten()
             .map(|entry| entry.path())
@@ -308,7 +308,8 @@ fn volumes_that_are_not_what_they_say() {
         let outside = Naru::new(folder, "outside")?;
         let good = std::fs::read(bundle(folder, &outside, "good")?.join("naru-0001.tar"))?;
         let inside = Naru::new(folder, "inside")?;
-        inside.ok(["ls"])?;
+        // What only looks makes no store, and there shall be one that nothing is loaded into.
+        inside.ok(["token", "new"])?;
         let mut wrong = |what: &str, bytes: &[u8], words: &[&str]| -> Result<()> {
             let path = folder.write(format!("{}/naru-0001.tar", what.replace(' ', "-")), bytes)?;
             let name = path.display().to_string();

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use journeys::image::{Family, Image, application, busybox, large};
-use journeys::{Folder, Naru, Need, Nginx, Outcome, Registry, digest_of, find, http, journey};
+use journeys::{Containerd, Folder, Mirror, Naru, Need, Nginx, Outcome, Registry, digest_of, find, http, journey};
 
 const NEEDS: &[Need] = &[Need::Program("docker-registry"), Need::Program("busybox")];
 
@@ -128,7 +128,9 @@ fn what_buildah_umoci_and_skopeo_made_is_the_same_inside() {
 
 #[test]
 fn a_sparse_index_answers_to_its_pinned_digest() {
-    journey("a_sparse_index_answers_to_its_pinned_digest", NEEDS, |folder| {
+    let clients = ["containerd", "ctr", "runc"].map(Need::Program);
+    let needs = [NEEDS, &clients, &[Need::Root]].concat();
+    journey("a_sparse_index_answers_to_its_pinned_digest", &needs, |folder| {
         let registry = Registry::start(folder, "one")?;
         let host = registry.host();
         let image = application(folder, "sparse")?;
@@ -150,6 +152,14 @@ fn a_sparse_index_answers_to_its_pinned_digest() {
         let answer = http::get(&serving.url(&format!("/v2/{name}/manifests/{}", arm64.digest)))?;
         ensure!(answer.status == 404, "what was not carried: {}", answer.status);
         ensure!(answer.text().contains("not carried"), "it does not say why: {}", answer.text());
+
+        let mirror = Mirror { address: serving.address().to_owned(), ca: Some(serving.ca(folder)?) };
+        let containerd = Containerd::start(folder, &mirror)?;
+        let pinned = format!("{name}@{}", image.digest());
+        let digests = containerd.cri_pull(&pinned)?;
+        ensure!(digests == [pinned.clone()], "CRI: {digests:?}");
+        let digest = containerd.pull(&pinned)?;
+        ensure!(digest == image.digest(), "ctr: {digest}");
         Ok(())
     });
 }

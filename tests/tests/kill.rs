@@ -35,8 +35,10 @@ fn kill_often(naru: &Naru, folder: &Folder, arguments: &[&OsStr], within: u64, r
             killed += 1;
         }
         process.kill()?;
-        // What it left behind can be read as it is.
-        naru.ok(["fsck"])?;
+        // What it left behind can be read as it is, if it came so far as to make a store.
+        if naru.store().join("naru.db").exists() {
+            naru.ok(["fsck"])?;
+        }
     }
     Ok(killed)
 }

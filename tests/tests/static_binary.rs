@@ -128,6 +128,7 @@ fn a_root_with_nothing_in_it_is_enough() {
         };
         Outcome::of(&mut naru(&["--version"])?)?.ok("--version")?;
         Outcome::of(&mut naru(&["init", "-f", "/naru.yaml"])?)?.ok("init")?;
+        Outcome::of(&mut naru(&["token", "new", "--store", "/store"])?)?.ok("token new")?;
         Outcome::of(&mut naru(&["ls", "--store", "/store"])?)?.ok("ls")?;
         Outcome::of(&mut naru(&["fsck", "--store", "/store"])?)?.ok("fsck")?;
         std::fs::write(root.join("naru.yaml"), "images: [registry.naru-journeys.invalid/library/app:1]\n")?;

@@ -12,6 +12,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// What should be a scanner's findings cannot be read as such.
+    #[error("{path}: {why}")]
+    Findings {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The file system refused.
     #[error("{path}: {source}")]
     Io {
@@ -198,6 +206,14 @@ pub enum Error {
         /// The blob.
         digest: Digest,
     },
+    /// An image that is wanted whole is not.
+    #[error("{digest} cannot be taken out: {why}")]
+    Incomplete {
+        /// The manifest or the blob.
+        digest: Digest,
+        /// What is the matter.
+        why: String,
+    },
     /// A tree of the bundle does not read.
     #[error("the bundle's tree {digest} cannot be read: {why}")]
     Tree {
@@ -205,6 +221,16 @@ pub enum Error {
         digest: Digest,
         /// What is wrong with it.
         why: String,
+    },
+    /// Bytes lie in a volume that is not here.
+    #[error("{digest} needs {}, which is not here", .names.join(" and "))]
+    Elsewhere {
+        /// What was asked for.
+        digest: Digest,
+        /// The volumes' numbers.
+        volumes: Vec<u32>,
+        /// Their names.
+        names: Vec<String>,
     },
     /// A thread of ours ended without an answer.
     #[error("a worker ended early: {0}")]
@@ -295,10 +321,13 @@ impl Error {
                     .to_owned()
             }
             Self::Key { .. } => "a key is what `naru key new` wrote, or minisign (without a password)".to_owned(),
+            Self::Findings { .. } => "write it with `trivy image --format json` or `grype --output json`".to_owned(),
             Self::StoreDamaged { .. } => {
                 "`naru fsck` tells what is wrong; `naru pull` fetches it again once `naru rm` has dropped it".to_owned()
             }
+            Self::Incomplete { .. } => "`naru show` tells what of it is here; load or pull the rest first".to_owned(),
             Self::Tree { .. } => "the bundle was made by a faulty or hostile program; do not load it".to_owned(),
+            Self::Elsewhere { .. } => "bring that volume, and begin again".to_owned(),
             Self::Worker(_) => return None,
         })
     }

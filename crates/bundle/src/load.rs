@@ -14,13 +14,13 @@ use artifact::{Digest, Kind, Manifest, Progress, Repository};
 use serde::{Deserialize, Serialize};
 use store::{Applied, Cause, Change, NewBlob, Store};
 
-use crate::document::{Assumed, Member, Part, What};
+use crate::document::{Assumed, Member, Part, TreeHead, What};
 use crate::parity::{self, Parity};
 use crate::together::Together;
 use crate::tree::Tree;
 use crate::verify::{Documents, documents, manifest_bytes, shown, some};
 use crate::volume::Volume;
-use crate::{As, Error, Names, Plan, PublicKey, Result, WantList, key, plan, volume_name, words};
+use crate::{As, Error, Names, Plan, PublicKey, Result, WantList, key, volume_name, words};
 
 /// How a bundle is to be loaded.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +67,8 @@ pub struct Loaded {
     pub names: Names,
     /// What is damaged, each in words.
     pub damage: Vec<String>,
+    /// Volumes whose tar another program wrote again on the way, each in words.
+    pub rewritten: Vec<String>,
     /// Still missing, when something is.
     pub pending: Option<Pending>,
     /// Things that the bundle takes to be here already, and how many of them are not.
@@ -189,6 +191,7 @@ impl Loading<'_> {
         self.blobs(&volumes, loaded).await?;
         for volume in volumes.iter() {
             loaded.damage.extend(volume.removed.iter().map(|member| volume.removal(member)));
+            loaded.rewritten.extend(volume.rewriting());
         }
         if let Some(documents) = remembered {
             return self.entries(&volumes, documents, loaded).await;
@@ -208,7 +211,7 @@ impl Loading<'_> {
         let into = self.store.folder().join("partial").join(format!("rebuilt-{}", self.id.hex()));
         let (folder, progress) = (into.clone(), Arc::clone(self.progress));
         let rebuilt = tokio::task::spawn_blocking(move || {
-            let files: Vec<_> = volumes.iter().map(|volume| (volume.path.as_path(), &volume.file)).collect();
+            let files: Vec<_> = volumes.iter().map(|volume| (volume.path.as_path(), &*volume.file)).collect();
             let paths = parity::rebuild(&files, &parities, &folder, progress.as_ref())?;
             paths.iter().map(|path| Volume::open(path)).collect::<Result<Vec<_>>>()
         });
@@ -311,11 +314,11 @@ impl Loading<'_> {
 
     /// Keeps the plan and the trees until the bundle is whole.
     async fn remember(&self, plan: &Plan, trees: &[Tree]) -> Result<()> {
-        for (digest, tree) in plan.trees.iter().zip(trees) {
-            let name = self.document(&format!("tree/{}", digest.hex()));
+        for (head, tree) in plan.trees.iter().zip(trees) {
+            let name = self.document(&format!("tree/{}", head.digest.hex()));
             self.store.document_once(&name, &tree.to_bytes()).await?;
         }
-        let bytes = serde_json::to_vec(plan).unwrap_or_default();
+        let bytes = serde_json::to_vec(&(plan, &plan.volumes, &plan.assumes)).unwrap_or_default();
         self.store.document_once(&self.document("plan"), &bytes).await?;
         Ok(())
     }
@@ -323,9 +326,12 @@ impl Loading<'_> {
     /// The plan and the trees of an earlier load.
     async fn recall(&self) -> Result<Option<Documents>> {
         let Some(bytes) = self.store.document(&self.document("plan")).await? else { return Ok(None) };
-        let plan = plan::read(&bytes, std::path::Path::new("the plan of an earlier load"))?;
+        let path = std::path::Path::new("the plan of an earlier load");
+        let (mut plan, volumes, assumes): (Plan, _, _) =
+            serde_json::from_slice(&bytes).map_err(|error| Error::not_a_volume(path, error.to_string()))?;
+        (plan.volumes, plan.assumes) = (volumes, assumes);
         let mut trees = Vec::new();
-        for digest in &plan.trees {
+        for TreeHead { digest, .. } in &plan.trees {
             let Some(bytes) = self.store.document(&self.document(&format!("tree/{}", digest.hex()))).await? else {
                 return Ok(None);
             };
@@ -472,7 +478,7 @@ impl Loading<'_> {
             let graph = self.manifests(volumes, tree).await?;
             for entry in tree.entries.values() {
                 let (needed, holes) = self.holes(tree, &graph, &entry.digest).await?;
-                let shown = shown(tree, &entry.name);
+                let shown = shown(&tree.repository, &entry.name);
                 if holes.is_empty() {
                     loaded.entries += 1;
                     // What this side has made is never touched.
@@ -504,7 +510,7 @@ impl Loading<'_> {
                         if self.store.blob(child).await?.is_some() {
                             visible.grant_blob(&tree.repository, child);
                         } else {
-                            waiting.entry(*child).or_default().insert(shown(tree, &parent.to_string()));
+                            waiting.entry(*child).or_default().insert(shown(&tree.repository, &parent.to_string()));
                         }
                     }
                 }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
-use artifact::{Digest, Hasher, Kind, Progress, Repository, Selection, Wanted};
+use artifact::{Digest, Hasher, Kind, Manifest, Progress, Repository, Selection, Wanted};
 use store::Store;
 
-use crate::document::{Assumed, Member, SIGNATURE};
+use crate::document::{Assumed, MEMBERS, Member, SIGNATURE, TreeHead};
 use crate::plan::{self, Cargo, Item, LaidVolume, Layout, Source};
 use crate::receipt::{self, Inventory, Since};
 use crate::tree::{Tree, TreeManifest};
@@ -156,7 +156,7 @@ impl Leave {
 /// Everything that a selection needs, whole.
 struct Gathered {
     trees: Vec<Tree>,
-    tree_digests: Vec<Digest>,
+    tree_heads: Vec<TreeHead>,
     documents: Vec<Item>,
     blobs: Vec<Item>,
     assumes: Vec<Assumed>,
@@ -206,17 +206,17 @@ async fn gather(store: &Store, selection: &Selection, leave: &Leave) -> Result<G
         Item { member, source: Source::Bytes(bytes) }
     };
     let mut documents = Vec::new();
-    let mut tree_digests = Vec::new();
+    let mut tree_heads = Vec::new();
     for tree in &trees {
         let bytes: bytes::Bytes = tree.to_bytes().into();
-        let digest = Digest::of(&bytes);
-        tree_digests.push(digest);
-        documents.push(document("trees", &digest, bytes));
+        let head = tree.head(&bytes);
+        documents.push(document("trees", &head.digest, bytes));
+        tree_heads.push(head);
     }
     let mut sorted: Vec<_> = manifests.into_iter().collect();
     sorted.sort_by_key(|(digest, _)| *digest);
     documents.extend(sorted.into_iter().map(|(digest, bytes)| document("manifests", &digest, bytes)));
-    Ok(Gathered { trees, tree_digests, documents, blobs, assumes: assumes.into_values().collect() })
+    Ok(Gathered { trees, tree_heads, documents, blobs, assumes: assumes.into_values().collect() })
 }
 
 /// Every entry of the store.
@@ -311,7 +311,7 @@ impl Gathering<'_> {
                 self.missing.push(format!("{shown} needs the manifest {digest}"));
                 continue;
             };
-            let mut omitted = BTreeSet::new();
+            let (mut omitted, mut blobs) = (BTreeSet::new(), Vec::new());
             for link in self.store.links(&digest).await? {
                 let is_wanted = link.carried
                     && match (&chosen, link.is_manifest) {
@@ -326,6 +326,7 @@ impl Gathering<'_> {
                     open.push((link.child, depth + 1));
                 } else {
                     self.blob(&link.child, shown).await?;
+                    blobs.push(link.child);
                 }
             }
             if chosen.is_none() {
@@ -333,6 +334,7 @@ impl Gathering<'_> {
                 open.extend(referrers.into_iter().map(|referrer| (referrer.digest, depth + 1)));
             }
             let size = manifest.bytes.len() as u64;
+            let subject = Manifest::parse(&manifest.bytes, &manifest.media_type).ok().and_then(|read| read.subject);
             if self.leave.out(&digest) {
                 self.assumes.insert(digest, Assumed { digest, size, manifest: true });
             } else {
@@ -344,8 +346,10 @@ impl Gathering<'_> {
                 digest,
                 size,
                 media_type: manifest.media_type,
+                subject: subject.map(|subject| subject.digest),
                 omitted: omitted.clone(),
             });
+            tree.blobs.extend(blobs);
             known.omitted.retain(|child| omitted.contains(child));
         }
         Ok(())
@@ -377,7 +381,7 @@ fn write(
     key: &SecretKey,
     progress: &dyn Progress,
 ) -> Result<(Packed, Plan)> {
-    let Gathered { trees, tree_digests, documents, mut blobs, assumes } = gathered;
+    let Gathered { trees, tree_heads, documents, mut blobs, assumes } = gathered;
     let assumed = (assumes.len() as u64, assumes.iter().map(|assumed| assumed.size).sum());
     for item in &mut blobs {
         // A blob that goes by its sha512 still needs a sha256 for the head.
@@ -391,7 +395,7 @@ fn write(
         let bytes: u64 = blobs.iter().map(|item| item.member.size).sum();
         *limit = limit.saturating_sub(parity::overhead(bytes / (*limit / 2).max(1) + 3));
     }
-    let cargo = Cargo { trees: tree_digests, documents, blobs, assumes, limit, suffix: &options.suffix, key };
+    let cargo = Cargo { trees: tree_heads, documents, blobs, assumes, limit, suffix: &options.suffix, key };
     // The pieces of a blob are hashed in their order, and together they must be the blob: `verify` sees them one by one.
     let mut whole: HashMap<Digest, Hasher> = HashMap::new();
     let layout = plan::lay(&cargo, |blob, at, size| {
@@ -450,7 +454,7 @@ fn write(
         parity: Vec::new(),
     };
     let packed = Packed { parity: cover(&packed, options, key, progress)?, ..packed };
-    beside::write(&packed, &layout, &trees, options)?;
+    beside::write(store, &packed, &layout, &trees, options)?;
     sync_folder(&options.out)?;
     Ok((packed, layout.plan))
 }
@@ -665,6 +669,7 @@ impl Writing<'_> {
 fn fill(store: &Store, volume: &LaidVolume, writing: &mut Writing<'_>) -> Result<()> {
     writing.document(document::HEAD, &volume.head)?;
     writing.document(SIGNATURE, &volume.signature)?;
+    writing.document(MEMBERS, &volume.list)?;
     for Item { member, source } in &volume.items {
         match source {
             Source::Bytes(bytes) => writing.document(&member.name, bytes)?,

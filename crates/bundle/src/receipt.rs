@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 
 use crate::document::{DOCUMENT_LIMIT, Member, PLAN, What};
-use crate::{Error, Plan, PublicKey, Result, SecretKey, Signature, Volume, key, plan, volumes_below, words};
+use crate::verify::documents;
+use crate::{Error, Plan, PublicKey, Result, SecretKey, Signature, Volume, key, volumes_below, words};
 
 /// What every receipt begins with.
 const MAGIC: &[u8] = b"naru receipt 1\n";
@@ -268,14 +269,13 @@ async fn of_file(store: &Store, path: PathBuf, mut file: File) -> Result<Invento
         store.set_document(&format!("{KNOWN}{}", receipt.id.hex()), Some(&bytes)).await?;
         return Ok(receipt.inventory);
     }
-    let volume = tokio::task::spawn_blocking(move || Volume::read(&path, file)).await??;
+    let named = path.clone();
+    let volume = tokio::task::spawn_blocking(move || Volume::read(&named, file)).await??;
     if let Some(bytes) = store.document(&format!("{PACKED}{}", volume.head.bundle.hex())).await? {
         return Inventory::of_bytes(&bytes).ok_or_else(|| Error::NotRemembered { what: volume.head.bundle.hex() });
     }
-    let without =
-        || Error::not_a_volume(&volume.path, "the list of what its bundle holds is in the first and in the last");
-    let bytes = volume.document(volume.member(PLAN).ok_or_else(without)?)?;
-    Ok(left_by(&plan::read(&bytes, &volume.path)?))
+    let without = Error::not_a_volume(&path, "the list of what its bundle holds is in the first and in the last");
+    Ok(left_by(&documents(&[volume])?.ok_or(without)?.plan))
 }
 
 /// What a site has once it has loaded a bundle: what is carried, and what is assumed.
@@ -287,7 +287,7 @@ fn left_by(plan: &Plan) -> Inventory {
 fn thing(member: &Member) -> Option<Digest> {
     match member.what()? {
         What::Manifest(digest) | What::Blob(digest) | What::Part(digest) => Some(digest),
-        What::Plan | What::Tree(_) => None,
+        What::Plan | What::Contents | What::Assumes | What::Tree(_) => None,
     }
 }
 

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use artifact::{Digest, Hasher, Kind, Manifest, Progress};
+use artifact::{Digest, Hasher, Kind, Manifest, Progress, Repository};
 
-use crate::document::{Assumed, PLAN, What};
+use crate::document::{ASSUMES, Assumed, CONTENTS, PLAN, TreeHead, What};
 use crate::key::Trusted;
+use crate::lines::Lines;
 use crate::medium::{Medium, Past};
 use crate::parity::Parity;
 use crate::tree::Tree;
@@ -40,6 +41,8 @@ pub struct Verified {
     pub bypassed: bool,
     /// What is wrong, each in words.
     pub damage: Vec<String>,
+    /// Volumes whose tar another program wrote again on the way, each in words.
+    pub rewritten: Vec<String>,
     /// What is not there, each in words: volumes, and what they hold.
     pub missing: Vec<String>,
     /// Things that a difference takes to be at its site already, and their bytes: not proven by it.
@@ -121,6 +124,7 @@ fn verify_volumes(
     let good = hash_everything(&volumes, progress, &mut verified);
     for volume in &volumes {
         verified.damage.extend(volume.removed.iter().map(|member| volume.removal(member)));
+        verified.rewritten.extend(volume.rewriting());
     }
     let is_sound = |volume: &&Volume| {
         volume.removed.is_empty() && volume.head.members.iter().all(|member| good.contains(&member.name))
@@ -225,9 +229,20 @@ pub(crate) fn documents(volumes: &[Volume]) -> Result<Option<Documents>> {
         if Digest::of(&bytes) != volume.head.bundle {
             return Err(Error::not_a_volume(&volume.path, "its plan is not the one its head names"));
         }
-        let plan = plan::read(&bytes, &volume.path)?;
+        let mut plan = plan::read(&bytes, &volume.path)?;
+        let (contents, assumptions) = (plan.contents.clone(), plan.assumptions.clone());
+        let lines = |name, list| {
+            let places = volumes.iter().filter_map(|volume| Some(volume.place(volume.member(name)?.offset)));
+            Lines::new(name, list, places.collect())
+        };
+        let (contents, assumptions) = (lines(CONTENTS, &contents), lines(ASSUMES, &assumptions));
+        let read = plan::read_lists(&mut plan, contents, assumptions, &volume.path);
+        match read {
+            Err(Error::Damaged { .. }) => return Ok(None),
+            other => other?,
+        }
         let mut trees = Vec::new();
-        for digest in &plan.trees {
+        for TreeHead { digest, .. } in &plan.trees {
             let name = format!("trees/{}/{}", digest.algorithm().as_str(), digest.hex());
             let found = volumes.iter().find_map(|volume| volume.document(volume.member(&name)?).ok());
             let Some(bytes) = found else { return Ok(None) };
@@ -283,10 +298,10 @@ fn check_graphs(
     let is_here = |digest: &Digest| whole.get(digest).is_some_and(|(have, of)| have == of) || is_assumed(digest);
     let mut needed_by: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
     for tree in &trees {
-        let entries = tree.entries.values().map(|entry| (entry.digest, shown(tree, &entry.name), true));
+        let entries = tree.entries.values().map(|entry| (entry.digest, shown(&tree.repository, &entry.name), true));
         // Below a manifest that is assumed nothing can be looked at: what is carried of it is looked at by itself.
         let below = tree.manifests.keys().filter(|_| !assumed.is_empty());
-        let below = below.map(|digest| (*digest, shown(tree, &digest.to_string()), false));
+        let below = below.map(|digest| (*digest, shown(&tree.repository, &digest.to_string()), false));
         for (root, shown, is_entry) in entries.chain(below) {
             let mut holes = Vec::new();
             let mut open = vec![root];
@@ -363,8 +378,7 @@ fn check_graphs(
 }
 
 /// An entry as people write it.
-pub(crate) fn shown(tree: &Tree, name: &str) -> String {
-    let repository = &tree.repository;
+pub(crate) fn shown(repository: &Repository, name: &str) -> String {
     match repository.kind {
         Kind::Image if name.contains(':') => format!("{repository}@{name}"),
         Kind::Image => format!("{repository}:{name}"),

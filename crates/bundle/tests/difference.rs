@@ -226,6 +226,7 @@ async fn a_member_that_was_taken_out_is_named_and_sent_for() {
     tar(&[["-cf", name, "--format=ustar", "--no-recursion"].as_slice(), &kept].concat());
     let verified = bundle::verify(std::slice::from_ref(&path), &[], Arc::new(Silent)).await.unwrap();
     assert!(verified.damage.iter().any(|text| text.contains(&member) && text.contains("taken out")), "{verified:?}");
+    assert!(verified.rewritten[0].contains("another program"), "{verified:?}");
     let loaded = load(&site, &path).await.remove(0);
     assert!(loaded.damage[0].contains(&member), "{:?}", loaded.damage);
     assert_eq!(loaded.pending.unwrap().entries, Some(1));

@@ -23,6 +23,13 @@ pub(crate) struct Arguments {
     /// Says nothing but warnings, errors and what was asked for
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
+    /// Whether no upstream is connected to.
+    #[arg(
+        long,
+        global = true,
+        help = "Connects to no upstream; what would need one fails, and names it [env: NARU_OFFLINE=1]"
+    )]
+    pub(crate) offline: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -55,6 +55,12 @@ impl Environment {
         }
     }
 
+    /// The same, without a connection to any upstream when the command line wants that (`--offline`).
+    pub(crate) fn offline(mut self, offline: bool) -> Self {
+        self.offline |= offline;
+        self
+    }
+
     /// Whether the process may write where root may.
     pub(crate) fn is_root(&self) -> bool {
         self.is_root

@@ -63,6 +63,20 @@ impl Report {
     }
 }
 
+impl Report {
+    /// What the parser of the command line says, taken apart: the error, and its tip or where to read on.
+    pub(crate) fn of_usage(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let first = text.trim().lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+        let line = first.collect::<Vec<_>>().join(" ");
+        let line = line.strip_prefix("error: ").unwrap_or(&line).to_owned();
+        let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+        let hint =
+            Some(tip.unwrap_or("`naru --help` lists the commands, `naru COMMAND --help` what one takes").to_owned());
+        Self { line, hint, exit: Exit::Usage }
+    }
+}
+
 /// The causes in one line. Some errors have their cause's text in their own already.
 fn line(error: &anyhow::Error) -> String {
     let mut line = String::new();

@@ -30,11 +30,14 @@ use crate::failure::{Failure, Report};
 use crate::terminal::{Speaker, Terminal};
 
 fn main() -> ExitCode {
-    let Arguments { store, list, json, quiet, command } = Arguments::parse();
+    let Arguments { store, list, json, quiet, offline, command } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refused(&error),
+    };
     log();
     let terminal = Arc::new(Terminal::new(json, quiet));
     let voice: Speaker = terminal.clone();
-    let context = Context { store, list, environment: Environment::read() };
+    let context = Context { store, list, environment: Environment::read().offline(offline) };
     let result = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let result = runtime.block_on(async {
@@ -58,6 +61,19 @@ fn main() -> ExitCode {
             None => Exit::Done.into(),
         },
     }
+}
+
+/// A command line that makes no sense, or that asks for help.
+fn refused(error: &clap::Error) -> ExitCode {
+    let wants_json = std::env::args_os().any(|argument| argument == "--json");
+    if error.use_stderr() && wants_json {
+        let report = Report::of_usage(error);
+        Terminal::new(true, false).fail(&report);
+        return report.exit.into();
+    }
+    // Nobody may be there to read it.
+    let _ = error.print();
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// `RUST_LOG` says how much of the log goes to stderr; nothing by default but what is wrong.

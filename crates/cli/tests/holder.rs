@@ -81,6 +81,27 @@ fn commands_reach_a_store_that_is_served() {
     assert!(out(&naru(folder, &["ls"])).starts_with("file   local/a"));
 }
 
+/// A server that was told to end hangs up a moment before it lets the store go; who comes then waits for that.
+#[test]
+fn a_server_that_is_ending_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..5 {
+        let mut server = Server::start(folder.path());
+        kill_process(Pid::from_child(&server.child), Signal::TERM).unwrap();
+        out(&naru(folder.path(), &["ls"]));
+        assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    }
+    // Whoever holds it without a socket, for as long as it likes.
+    let lock = std::fs::File::open(folder.path().join("store/lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let waiting = command(folder.path(), &["ls"]).stderr(Stdio::piped()).spawn().unwrap();
+    assert_eq!(naru(folder.path(), &["ls"]).status.code(), Some(6));
+    assert_eq!(waiting.wait_with_output().unwrap().status.code(), Some(6));
+    let serving = command(folder.path(), &["ls"]).stderr(Stdio::piped()).spawn().unwrap();
+    drop(lock);
+    assert_eq!(serving.wait_with_output().unwrap().status.code(), Some(0));
+}
+
 #[test]
 fn a_second_server_is_told_who_holds_the_store() {
     let folder = tempfile::tempdir().unwrap();

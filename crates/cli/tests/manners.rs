@@ -52,6 +52,9 @@ fn mistakes_are_named_and_hinted_at() {
     says!("stale-lock-checked", folder, "lock", "--check");
     std::fs::write(folder.join("naru.lock"), "version: 99\n").unwrap();
     says!("newer-lock", folder, "pull");
+    says!("no-store", folder, "show", "nginx");
+    assert!(!folder.join("store").exists(), "who only looks makes no store");
+    assert!(naru(folder, &["token", "new"]).status.success());
     says!("not-there", folder, "show", "nginx");
     says!("init-over-a-list", folder, "init");
     says!("no-such-generation", folder, "restore", "7");
@@ -64,6 +67,40 @@ fn mistakes_are_named_and_hinted_at() {
 fn errors_are_values_for_machines() {
     let folder = tempfile::tempdir().unwrap();
     says!("json-error", folder.path(), "--json", "show", "nginx");
+    says!("json-usage", folder.path(), "--json", "shwo", "nginx");
+    says!("json-usage-flag", folder.path(), "ls", "--jso", "--json");
+    says!("json-usage-nothing", folder.path(), "--json");
+}
+
+#[test]
+fn what_only_looks_makes_no_store() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["ls"][..],
+        &["show", "a"],
+        &["search", "a"],
+        &["why", "a"],
+        &["history"],
+        &["fsck"],
+        &["rm", "a"],
+        &["restore", "1"],
+    ] {
+        let output = naru(folder.path(), arguments);
+        let said = said(folder.path(), &output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("there is no store in DIR/store") && said.contains("hint: "), "{said}");
+        assert!(!folder.path().join("store").exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn offline_asks_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("naru.yaml"), "images: [nginx]\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_naru"));
+    command.args(["lock", "--offline"]).env_clear().env("HOME", folder.path()).current_dir(folder.path());
+    let said = said(folder.path(), &command.output().unwrap());
+    assert!(said.starts_with("exit 1") && said.contains("not asked, because --offline"), "{said}");
 }
 
 #[test]
@@ -75,7 +112,7 @@ fn a_store_needs_a_place() {
     };
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("something"), "else").unwrap();
-    says!("not-a-store", folder.path(), "--store", ".", "ls");
+    says!("not-a-store", folder.path(), "--store", ".", "token", "new");
     // As root there is a default place, which a test must not touch.
     if std::env::var_os("USER").is_some_and(|user| user != "root") {
         let output = run(&[]);

@@ -48,6 +48,12 @@ pub enum Error {
         /// The newest that this binary knows.
         known: i64,
     },
+    /// There is no store where one is read.
+    #[error("there is no store in {path}")]
+    NoStore {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The folder has something else in it.
     #[error("{path} is not a store: {why}")]
     NotAStore {
@@ -140,6 +146,10 @@ impl Error {
             }
             Self::Held { .. } => "wait until it has ended, or end it; one process holds a store at a time".to_owned(),
             Self::Newer { .. } => "use the newer naru that wrote it".to_owned(),
+            Self::NoStore { .. } => {
+                "name the one that is meant with --store or NARU_STORE; `naru pull`, `naru load` and `naru serve` make one"
+                    .to_owned()
+            }
             Self::NotAStore { .. } => "name an empty folder, or one that naru made, with --store".to_owned(),
             Self::Catalog { .. } => "if the disk is sound, `naru fsck` tells what is wrong".to_owned(),
             Self::Mismatch { .. } => "the copy is damaged; fetch or load it again".to_owned(),

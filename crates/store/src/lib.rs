@@ -99,6 +99,18 @@ impl Store {
         })
     }
 
+    /// Opens the store in `folder` for what only looks at it or changes what is there: none is made.
+    ///
+    /// # Errors
+    /// [`Error::NoStore`] when there is none; as [`Store::open`].
+    pub async fn open_existing(folder: &Path) -> Result<Self> {
+        // What cannot be looked at is refused by name when it is opened.
+        if folder.join("naru.db").try_exists().is_ok_and(|exists| !exists) {
+            return Err(Error::NoStore { path: folder.to_owned() });
+        }
+        Self::open(folder).await
+    }
+
     /// The store's folder.
     pub fn folder(&self) -> &Path {
         &self.inner.folder

@@ -127,7 +127,7 @@ pub enum Error {
         source: InvalidManifest,
     },
     /// Connections are forbidden.
-    #[error("{host}: not asked, because NARU_OFFLINE forbids connections")]
+    #[error("{host}: not asked, because --offline or NARU_OFFLINE forbids connections")]
     Offline {
         /// The host that would have been asked.
         host: String,
@@ -158,6 +158,15 @@ pub enum Unreachable {
     /// No connection.
     #[error("no connection")]
     Connect,
+    /// The host is there, and nobody listens.
+    #[error("nobody listens there")]
+    Refused,
+    /// The proxy wants a user and a password, or others (407).
+    #[error("the proxy wants a user and a password")]
+    ProxyAuthorization,
+    /// The proxy did not let it through.
+    #[error("the proxy does not let it through")]
+    Proxy,
     /// The certificate is of an issuer that is not trusted.
     #[error("its certificate is of an unknown issuer")]
     UnknownIssuer,
@@ -183,10 +192,20 @@ impl Error {
             Self::Status { code, .. } => matches!(code, 408 | 500 | 502 | 503 | 504),
             Self::Unreachable { reason, .. } => !matches!(
                 reason,
-                Unreachable::UnknownName | Unreachable::UnknownIssuer | Unreachable::Certificate | Unreachable::Tls
+                Unreachable::UnknownName
+                    | Unreachable::UnknownIssuer
+                    | Unreachable::Certificate
+                    | Unreachable::Tls
+                    | Unreachable::ProxyAuthorization
             ),
             _ => false,
         }
+    }
+
+    /// Whether somebody did say no to the connection itself: a service that starts anew is back at the next try, and
+    /// waiting longer for what is not there only hides the reason.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Unreachable { reason: Unreachable::Refused | Unreachable::Proxy, .. })
     }
 
     /// Whether the upstream itself gave no answer: nothing came, or a gateway answered in its place. A refusal or
@@ -218,7 +237,20 @@ impl Error {
                 Unreachable::Certificate => {
                     format!("check this machine's clock and the host's name; `upstreams.{host}.insecure: true` skips the check")
                 }
-                Unreachable::Tls => format!("if it speaks plain HTTP, set `upstreams.{host}.insecure: true`"),
+                Unreachable::Tls => format!(
+                    "if it speaks plain HTTP, set `upstreams.{host}.insecure: true`; behind a proxy, check that it lets \
+                     {host} through and answers no page in its place"
+                ),
+                Unreachable::ProxyAuthorization => {
+                    "write them into HTTPS_PROXY: http://USER:PASSWORD@PROXY:PORT".to_owned()
+                }
+                Unreachable::Proxy => format!(
+                    "ask for {host} to be allowed at the proxy that HTTPS_PROXY names, or name a mirror under \
+                     `upstreams.{host}.mirrors`"
+                ),
+                Unreachable::Refused => {
+                    "check the host and the port, and that it runs; behind a proxy, set HTTPS_PROXY".to_owned()
+                }
                 Unreachable::UnknownName => "check the spelling, /etc/resolv.conf and /etc/hosts; behind a proxy, set HTTPS_PROXY".to_owned(),
                 Unreachable::Dns => "check /etc/resolv.conf; behind a proxy, set HTTPS_PROXY".to_owned(),
                 _ => "check the network; behind a proxy, set HTTPS_PROXY; run it again to go on where it stopped".to_owned(),
@@ -232,7 +264,7 @@ impl Error {
                  `upstreams.HOST.mirrors`"
                     .to_owned()
             }
-            Self::Offline { .. } => "unset NARU_OFFLINE, or run it where the network is".to_owned(),
+            Self::Offline { .. } => "run it without --offline and NARU_OFFLINE, where the network is".to_owned(),
             Self::Redirect { .. } => "if the new place is right, name it in the packing list itself".to_owned(),
             Self::NotFound { .. } => "check the spelling; ask the upstream with `curl -I` or `skopeo inspect`".to_owned(),
             Self::TooLarge { .. } | Self::Protocol { .. } | Self::Manifest { .. } => {

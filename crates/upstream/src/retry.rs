@@ -15,13 +15,15 @@ const FIRST_WAIT: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 50
 pub(crate) const ATTEMPTS: u32 = 5;
 /// The same where somebody else can be asked instead.
 pub(crate) const ATTEMPTS_BEFORE_NEXT: u32 = 2;
+/// The same where nobody listens, or a proxy lets nothing through.
+const ATTEMPTS_REFUSED: u32 = 2;
 
 /// Tries again while that may help, at most `attempts` times.
 pub(crate) async fn retried<T, F: Future<Output = Result<T>>>(attempts: u32, mut work: impl FnMut() -> F) -> Result<T> {
     let mut patience = Patience::new(attempts);
     loop {
         match work().await {
-            Err(error) if error.is_transient() && patience.has_more() => patience.wait(&error).await,
+            Err(error) if error.is_transient() && patience.has_more(&error) => patience.wait(&error).await,
             answer => return answer,
         }
     }
@@ -38,8 +40,9 @@ impl Patience {
         Self { attempts, used: 0 }
     }
 
-    pub(crate) fn has_more(&self) -> bool {
-        self.used + 1 < self.attempts
+    pub(crate) fn has_more(&self, error: &Error) -> bool {
+        let attempts = if error.is_refusal() { self.attempts.min(ATTEMPTS_REFUSED) } else { self.attempts };
+        self.used + 1 < attempts
     }
 
     pub(crate) fn restore(&mut self) {

@@ -113,7 +113,7 @@ async fn transfer(inner: &Inner, source: &Source, attempts: u32, sink: &mut impl
                     farthest = sink.len();
                     patience.restore();
                 }
-                if !patience.has_more() {
+                if !patience.has_more(&error) {
                     return Err(error);
                 }
                 patience.wait(&error).await;

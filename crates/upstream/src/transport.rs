@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error as StdError;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ use crate::retry::wait_of;
 use crate::{Surroundings, Upstream, page, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same for a host that may speak plain HTTP: such a server may wait for more of a TLS hello, and say nothing. It is
+/// near.
+const CONNECT_TIMEOUT_NEAR: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 /// A transfer may take for ever, silence may not.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const REDIRECTS: usize = 10;
@@ -31,6 +35,8 @@ pub(crate) struct Transport {
     resolver: Resolver,
     offline: bool,
     common: reqwest::Client,
+    /// For this machine itself.
+    near: reqwest::Client,
     /// Hosts with a CA, certificate or leniency of their own.
     own: HashMap<String, reqwest::Client>,
     seats: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -73,15 +79,18 @@ impl Transport {
     pub(crate) fn new(upstreams: BTreeMap<String, Upstream>, surroundings: &Surroundings) -> Result<Self> {
         let resolver = Resolver::system();
         let roots = tls::roots(surroundings)?;
-        let common = client(&roots, &Upstream::default(), surroundings, &resolver)?;
+        let usual = Upstream::default();
+        let common = client(&roots, &usual, surroundings, &resolver, CONNECT_TIMEOUT)?;
+        let near = client(&roots, &usual, surroundings, &resolver, CONNECT_TIMEOUT_NEAR)?;
         let mut own = HashMap::new();
         for (host, upstream) in &upstreams {
             if upstream.insecure || upstream.ca.is_some() || upstream.cert.is_some() {
-                own.insert(host.clone(), client(&roots, upstream, surroundings, &resolver)?);
+                let timeout = if upstream.insecure { CONNECT_TIMEOUT_NEAR } else { CONNECT_TIMEOUT };
+                own.insert(host.clone(), client(&roots, upstream, surroundings, &resolver, timeout)?);
             }
         }
         let (seats, plain) = (Mutex::default(), Mutex::default());
-        Ok(Self { upstreams, resolver, offline: surroundings.offline, common, own, seats, plain })
+        Ok(Self { upstreams, resolver, offline: surroundings.offline, common, near, own, seats, plain })
     }
 
     pub(crate) fn upstream(&self, host: &str) -> Option<&Upstream> {
@@ -188,7 +197,10 @@ impl Transport {
     }
 
     async fn once(&self, ask: &Ask, url: &Url, authorization: Option<&HeaderValue>) -> Result<reqwest::Response> {
-        let client = self.own.get(&host_of(url)).unwrap_or(&self.common);
+        let client = self
+            .own
+            .get(&host_of(url))
+            .unwrap_or_else(|| if self.may_be_plain(url) { &self.near } else { &self.common });
         let mut request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
@@ -254,8 +266,10 @@ impl Answer {
         }
         match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound { url },
-            // Neither registries nor stores of objects write HTML; filters do.
-            StatusCode::FORBIDDEN if page::is_page(&body) => Error::BlockPage { url, words: page::words(&body) },
+            // Neither registries nor stores of objects write HTML; filters do. Web servers repeat the status in theirs.
+            StatusCode::FORBIDDEN if page::is_page(&body) && !page::words(&body).starts_with("403") => {
+                Error::BlockPage { url, words: page::words(&body) }
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Error::Unauthorized { url, host: host.to_owned(), detail: excerpt(&body) }
             }
@@ -305,6 +319,7 @@ fn client(
     upstream: &Upstream,
     surroundings: &Surroundings,
     resolver: &Resolver,
+    timeout: Duration,
 ) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls::config(roots, upstream)?)
@@ -312,7 +327,7 @@ fn client(
         .dns_resolver(resolver.clone())
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("naru/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(timeout)
         .read_timeout(IDLE_TIMEOUT)
         .no_proxy();
     // This machine itself is never behind a proxy. `*.example.com` is how many write `.example.com`.
@@ -358,6 +373,15 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
                 rustls::Error::InvalidCertificate(_) => Unreachable::Certificate,
                 _ => Unreachable::Tls,
             };
+        }
+        // The type is not ours to name.
+        match link.to_string().strip_prefix("tunnel error: ") {
+            Some("proxy authorization required") => reason = Unreachable::ProxyAuthorization,
+            Some("unsuccessful") => reason = Unreachable::Proxy,
+            _ => {}
+        }
+        if link.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == ErrorKind::ConnectionRefused) {
+            reason = Unreachable::Refused;
         }
         match link.downcast_ref::<Unresolved>() {
             Some(Unresolved::NoAddress(_) | Unresolved::NobodyToAsk { .. }) => reason = Unreachable::UnknownName,

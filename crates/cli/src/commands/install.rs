@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -16,6 +17,13 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::terminal::Speaker;
 use plan::{Machine, Step, plan};
+
+/// Between looks at the started service.
+const LOOK: Duration = Duration::from_millis(250);
+/// So many looks in a row it must be active; longer than the two seconds after which systemd starts it again.
+const STAYS: u32 = 10;
+/// Looks at most.
+const LOOKS: u32 = 40;
 
 /// Where and whether.
 #[derive(Debug, clap::Args)]
@@ -34,7 +42,8 @@ pub(crate) struct Request {
 pub(crate) fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let store = context.store.clone().unwrap_or_else(|| PathBuf::from("/var/lib/naru"));
     let root = request.root.as_deref().unwrap_or(Path::new("/"));
-    let steps = plan(&Machine::look(root), &store, request.port)?;
+    let machine = Machine::look(root);
+    let steps = plan(&machine, &store, request.port)?;
     let is_ours = context.environment.is_root() || request.root.is_some();
     let prints = request.dry_run || !is_ours;
     if prints && !request.dry_run {
@@ -48,10 +57,41 @@ pub(crate) fn run(request: &Request, context: &Context, voice: &Speaker) -> anyh
             carry_out(step, root).with_context(|| step.shell())?;
         }
     }
-    if !prints && request.root.is_none() {
-        voice.say("naru serves now; the admin token of the first start: journalctl -u naru");
+    if prints || request.root.is_some() {
+        return Ok(Exit::Done);
     }
+    if !machine.systemd {
+        voice.say("naru is in its place; it serves when it is started as the last lines say");
+        return Ok(Exit::Done);
+    }
+    if let Err(state) = came_up(state, LOOK) {
+        return Err(Failure::new(format!("naru.service is {state}"))
+            .hint("`journalctl -u naru -n 20` says why; then `systemctl restart naru`")
+            .into());
+    }
+    voice.say("naru serves now; the admin token of the first start: journalctl -u naru");
     Ok(Exit::Done)
+}
+
+/// What systemd says of the service: `active`, `activating`, `failed`.
+fn state() -> String {
+    let said = Command::new("systemctl").args(["is-active", "naru.service"]).output();
+    said.map_or_else(|error| error.to_string(), |said| String::from_utf8_lossy(&said.stdout).trim().to_owned())
+}
+
+/// Whether the service is active and stays so. For systemd it is as soon as its process began; one that cannot have its
+/// port ends a moment later, and is started again and again.
+fn came_up(mut state: impl FnMut() -> String, pause: Duration) -> Result<(), String> {
+    let (mut last, mut in_a_row) = (String::new(), 0);
+    for _ in 0..LOOKS {
+        last = state();
+        in_a_row = if last == "active" { in_a_row + 1 } else { 0 };
+        if in_a_row == STAYS {
+            return Ok(());
+        }
+        std::thread::sleep(pause);
+    }
+    Err(last)
 }
 
 fn carry_out(step: &Step, root: &Path) -> anyhow::Result<()> {
@@ -128,6 +168,23 @@ mod tests {
         let mode = |path: &str| fs::metadata(root.path().join(path)).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode("usr/local/bin/naru"), 0o755);
         assert_eq!(mode("var/lib/naru"), 0o750);
+    }
+
+    #[test]
+    fn a_service_that_ends_again_did_not_come_up() {
+        let mut looks = 0;
+        let slow = || {
+            looks += 1;
+            if looks < 5 { "activating" } else { "active" }.to_owned()
+        };
+        assert_eq!(came_up(slow, Duration::ZERO), Ok(()));
+        let mut looks = 0;
+        let again_and_again = || {
+            looks += 1;
+            if looks % 8 == 0 { "activating" } else { "active" }.to_owned()
+        };
+        assert_eq!(came_up(again_and_again, Duration::ZERO), Err("activating".to_owned()));
+        assert_eq!(came_up(|| "failed".to_owned(), Duration::ZERO), Err("failed".to_owned()));
     }
 
     #[test]

@@ -202,6 +202,9 @@ fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
     for damage in &loaded.damage {
         voice.answer(&format!("DAMAGED  {damage}"), &json!({ "damaged": damage }))?;
     }
+    for rewritten in &loaded.rewritten {
+        voice.warn(rewritten);
+    }
     if let Some(pending) = &loaded.pending {
         for missing in &pending.missing {
             voice.answer(&format!("MISSING  {missing}"), &json!({ "missing": missing }))?;

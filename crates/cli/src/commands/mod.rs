@@ -3,10 +3,12 @@
 //! What touches the store takes a [`store::Store`], a request that can be serialised and a [`Voice`], so that a server
 //! that holds the store can carry it out for a command line that cannot open it.
 
+mod export;
 mod fsck;
 mod history;
 mod holder;
 mod image;
+mod in_place;
 mod init;
 mod install;
 mod key;
@@ -31,8 +33,10 @@ mod why;
 
 use std::fs::File;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::{Applied, Replaced, Store};
@@ -42,6 +46,12 @@ use crate::exit::Exit;
 use crate::signals;
 use crate::terminal::Speaker;
 use crate::thing;
+
+/// How long a store that is held is waited for when nobody listens there: a server that was told to end hangs up a moment
+/// before it lets the store go.
+const ENDING: Duration = Duration::from_secs(2);
+/// Between looks whether it is free.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What a command finds around itself.
 #[derive(Debug)]
@@ -63,9 +73,20 @@ impl Context {
         }
     }
 
-    /// Opens the store.
+    /// Opens the store; for one that is held it waits a moment.
     pub(crate) async fn open(&self) -> anyhow::Result<Store> {
-        Ok(Store::open(&self.folder()?).await?)
+        self.open_in(&self.folder()?).await
+    }
+
+    /// The same, of a store elsewhere.
+    pub(crate) async fn open_in(&self, folder: &Path) -> anyhow::Result<Store> {
+        let began = Instant::now();
+        loop {
+            match Store::open(folder).await {
+                Err(store::Error::Held { .. }) if began.elapsed() < ENDING => tokio::time::sleep(AGAIN).await,
+                opened => return Ok(opened?),
+            }
+        }
     }
 }
 
@@ -90,6 +111,8 @@ pub(crate) enum Command {
     Report(report::Request),
     /// Takes bundles, verified, and archives of images into the store
     Load(load::Request),
+    /// Writes images into an archive that containerd, docker, podman and skopeo load
+    Export(export::Request),
     /// Makes, trusts and lists keys
     #[command(subcommand)]
     Key(key::Request),
@@ -157,6 +180,7 @@ pub(crate) enum Work {
     Pack(Box<pack::Order>),
     Receipt,
     Load(load::Order),
+    Export(export::Order),
     Key(key::Command),
     Token(token::Request),
 }
@@ -173,8 +197,9 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
             Some(folder) => return watch::run(&request, folder, context, voice).await,
             None => load::order(&request)?,
         },
+        Command::Export(request) => return export::run(request, context, voice).await,
         Command::Key(request) => match key::prepare(request, voice)? {
-            Some(command) => (Work::Key(command), Vec::new()),
+            Some((command, files)) => (Work::Key(command), files),
             None => return Ok(Exit::Done),
         },
         Command::Token(request) => (Work::Token(request), Vec::new()),
@@ -190,23 +215,33 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Pull(request) => (pull::order(&request, context, voice).await?, Vec::new()),
         Command::InStore(command) => (Work::InStore(command), Vec::new()),
     };
-    in_the_store(work, files, context, voice).await
+    by_who_holds_it(work, files, context, voice).await
 }
 
-/// Carries out what needs the store, by whoever holds it.
-async fn in_the_store(work: Work, files: Vec<File>, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
-    let folder = context.folder()?;
-    match Store::open(&folder).await {
-        Ok(store) => {
-            let exit = carry_out(&work, files, &store, voice).await;
-            store.close().await;
-            exit
+/// Carries it out here, or has it carried out by the process that holds the store.
+async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
+    let (folder, began) = (context.folder()?, Instant::now());
+    loop {
+        // What looks at a store, or takes something out of it, makes none.
+        let opened = match work {
+            Work::InStore(_) | Work::Export(_) => Store::open_existing(&folder).await,
+            _ => Store::open(&folder).await,
+        };
+        let held = match opened {
+            Ok(store) => {
+                let exit = carry_out(&work, files, &store, voice).await;
+                store.close().await;
+                return exit;
+            }
+            Err(held @ store::Error::Held { .. }) => held,
+            Err(error) => return Err(error.into()),
+        };
+        let lent = files.iter().map(File::try_clone).collect::<std::io::Result<_>>().context("the files to load")?;
+        match holder::call(&folder, &work, lent, voice).await? {
+            Some(exit) => return Ok(exit),
+            None if began.elapsed() < ENDING => tokio::time::sleep(AGAIN).await,
+            None => return Err(held.into()),
         }
-        Err(held @ store::Error::Held { .. }) => match holder::call(&folder, &work, files, voice).await? {
-            Some(exit) => Ok(exit),
-            None => Err(held.into()),
-        },
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -218,7 +253,8 @@ async fn carry_out(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker
         Work::Pack(order) => pack::run(store, order, files, voice).await,
         Work::Receipt => receipt::write(store, files, voice).await,
         Work::Load(order) => load::run(store, order, files, voice).await,
-        Work::Key(command) => key::run(store, command, voice).await,
+        Work::Export(order) => export::carry_out(store, order, files, voice).await,
+        Work::Key(command) => key::run(store, command, files, voice).await,
         Work::Token(request) => token::run(store, request, voice).await,
         Work::Setup(order) => setup::of_own(store, order, voice).await,
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::Store;
 
-use super::{Context, Work, in_the_store, lock};
+use super::{Context, Work, by_who_holds_it, lock};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::size::{VolumeSize, size};
@@ -85,7 +85,7 @@ pub(crate) async fn begin(mut request: Request, context: &Context, voice: &Speak
         let (work, files) = order(&request, context)?;
         let heard = Arc::new(Hearing { voice: Arc::clone(voice), rest: Mutex::default() });
         let speaker: Speaker = heard.clone();
-        let exit = in_the_store(work, files, context, &speaker).await?;
+        let exit = by_who_holds_it(work, files, context, &speaker).await?;
         let rest = heard.rest.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((first, last)) = rest else { return Ok(exit) };
         let out = request.output.display();

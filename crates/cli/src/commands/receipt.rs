@@ -9,7 +9,7 @@ use bundle::Receipt;
 use serde_json::json;
 use store::Store;
 
-use super::{Context, Work, in_the_store};
+use super::{Context, Work, by_who_holds_it};
 use crate::exit::Exit;
 use crate::terminal::Speaker;
 
@@ -22,11 +22,11 @@ pub(crate) struct Request {
 }
 
 pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
-    let Some(path) = &request.output else { return in_the_store(Work::Receipt, Vec::new(), context, voice).await };
+    let Some(path) = &request.output else { return by_who_holds_it(Work::Receipt, Vec::new(), context, voice).await };
     // The holder of the store may not write where this user may: it gets the open file.
     let partial = path.with_added_extension("partial");
     let file = File::create(&partial).with_context(|| partial.display().to_string())?;
-    let exit = in_the_store(Work::Receipt, vec![file], context, voice).await;
+    let exit = by_who_holds_it(Work::Receipt, vec![file], context, voice).await;
     match exit {
         Ok(Exit::Done) => fs::rename(&partial, path).with_context(|| path.display().to_string())?,
         _ => drop(fs::remove_file(&partial)),

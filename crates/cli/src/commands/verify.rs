@@ -41,6 +41,9 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     for missing in &verified.missing {
         voice.answer(&format!("MISSING  {missing}"), &json!({ "missing": missing }))?;
     }
+    for rewritten in &verified.rewritten {
+        voice.warn(rewritten);
+    }
     let whole = verified.is_whole();
     let (of, read) = verified.volumes;
     let signer = match verified.trusted {
@@ -115,7 +118,7 @@ struct Listed {
 
 /// The keys that this user's store trusts, its own among them; none where there is no store. A store is not made for
 /// it, and one that is held is asked.
-async fn trusted(context: &Context) -> anyhow::Result<Vec<Trusted>> {
+pub(super) async fn trusted(context: &Context) -> anyhow::Result<Vec<Trusted>> {
     let folder = context.folder()?;
     if !folder.join("naru.db").exists() {
         return Ok(Vec::new());

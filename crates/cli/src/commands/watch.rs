@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use artifact::Digest;
 use bundle::Arrival;
 
-use super::{Context, in_the_store, load};
+use super::{Context, by_who_holds_it, load};
 use crate::exit::Exit;
 use crate::failure::{Failure, Report};
 use crate::terminal::Speaker;
@@ -131,7 +131,7 @@ async fn take(
             continue;
         }
         let (work, files) = load::order(&request.of(batch))?;
-        match in_the_store(work, files, context, voice).await {
+        match by_who_holds_it(work, files, context, voice).await {
             Ok(exit) => bundle.is_whole = exit == Exit::Done,
             Err(error) => match Report::of(&error) {
                 // Somebody else's volume does not end the watch.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 /// What a client asked.
 #[derive(Clone, Debug)]
@@ -129,6 +129,34 @@ impl Server {
     pub(super) fn asked(&self) -> Vec<String> {
         self.seen().iter().map(|request| format!("{} {}", request.method, request.target)).collect()
     }
+}
+
+/// A proxy that knows CONNECT alone: it leads to `to` whatever was asked, or answers with `refusal`.
+pub(super) async fn tunnel(to: SocketAddr, refusal: Option<&'static str>) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let log = Arc::clone(&log);
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(stream);
+                let request = read(&mut stream).await?;
+                let refusal = if request.method == "CONNECT" { refusal } else { Some("HTTP/1.1 405 X\r\n\r\n") };
+                log.lock().unwrap().push(request);
+                if let Some(refusal) = refusal {
+                    stream.write_all(refusal.as_bytes()).await.ok()?;
+                    return stream.shutdown().await.ok();
+                }
+                let mut there = TcpStream::connect(to).await.ok()?;
+                stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.ok()?;
+                tokio::io::copy_bidirectional(&mut stream, &mut there).await.ok()?;
+                Some(())
+            });
+        }
+    });
+    Server { address, seen }
 }
 
 /// An address where nobody listens.

@@ -6,7 +6,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 
-use super::server::{Reply, Request, Server, reply};
+use super::server::{Reply, Request, Server, nobody, reply, tunnel};
 use super::{client, manifest, plain_client, reference, url};
 use crate::{Client, Error, Surroundings, Unreachable, Upstream, Upstreams};
 
@@ -84,6 +84,93 @@ async fn an_unknown_issuer_is_named_and_can_be_trusted() {
         .resolve(&reference(&host, ":1"))
         .await
         .unwrap();
+}
+
+fn behind(proxy: &Server, site: &Site) -> Client {
+    let surroundings = Surroundings {
+        ca_file: Some(site.path("ca.pem")),
+        https_proxy: Some(format!("http://user:secret@{}", proxy.host())),
+        ..Surroundings::default()
+    };
+    Client::new(Upstreams::default(), &surroundings).unwrap()
+}
+
+#[tokio::test]
+async fn https_goes_through_a_proxy_s_tunnel() {
+    let site = Site::new();
+    let server = site.serve("registry.example", false, answer).await;
+    let proxy = tunnel(server.address, None).await;
+    // The name is the proxy's to resolve, the certificate is ours to check.
+    behind(&proxy, &site).resolve(&reference("registry.example", ":1")).await.unwrap();
+    assert_eq!(proxy.asked(), ["CONNECT registry.example:443"]);
+    assert_eq!(proxy.seen()[0].header("proxy-authorization"), Some("Basic dXNlcjpzZWNyZXQ="));
+    assert!(server.seen().iter().all(|request| request.header("proxy-authorization").is_none()));
+    let error = behind(&proxy, &site).resolve(&reference("other.example", ":1")).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { reason: Unreachable::Certificate, .. }), "{error:?}");
+}
+
+const PAGE: &str = "content-type: text/html\r\n\r\n<html><title>Blocked</title></html>";
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_named() {
+    let site = Site::new();
+    let server = site.serve("registry.example", false, answer).await;
+    let answers = [
+        (format!("HTTP/1.1 407 X\r\n{PAGE}"), Unreachable::ProxyAuthorization, "USER:PASSWORD@", 1),
+        (format!("HTTP/1.1 403 X\r\n{PAGE}"), Unreachable::Proxy, "allowed at the proxy", 2),
+        // A web server in the proxy's place.
+        (format!("HTTP/1.1 302 X\r\nlocation: http://blocked.example/\r\n{PAGE}"), Unreachable::Proxy, "proxy", 2),
+    ];
+    for (refusal, expected, hint, tries) in answers {
+        let proxy = tunnel(server.address, Some(refusal.leak())).await;
+        let error = behind(&proxy, &site).resolve(&reference("registry.example", ":1")).await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { reason, .. } if reason == expected), "{error:?}");
+        assert!(error.to_string().contains("registry.example") && !error.to_string().contains("secret"), "{error}");
+        assert!(error.hint().unwrap().contains(hint), "{:?}", error.hint());
+        assert_eq!(proxy.seen().len(), tries, "{error}");
+    }
+    // 200 to the CONNECT, and a page where the host's hello should be.
+    let proxy = tunnel(server.address, Some("HTTP/1.1 200 OK\r\n\r\n<html><title>Blocked</title></html>")).await;
+    let error = behind(&proxy, &site).resolve(&reference("registry.example", ":1")).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }) && error.hint().unwrap().contains("proxy"), "{error:?}");
+    assert!(server.seen().is_empty());
+}
+
+#[tokio::test]
+async fn where_nobody_listens_is_said_soon() {
+    let error = plain_client().resolve(&reference(&nobody().await, ":1")).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { reason: Unreachable::Refused, .. }), "{error:?}");
+    assert!(error.is_transient() && error.is_refusal() && error.hint().unwrap().contains("port"), "{error}");
+}
+
+#[tokio::test]
+async fn a_silent_server_on_this_machine_is_asked_in_the_clear() {
+    // It reads lines, and a TLS hello holds none that ends.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.ok()?);
+                }
+                let body = manifest();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    artifact::media_type::OCI_MANIFEST,
+                    body.len()
+                );
+                stream.write_all(head.as_bytes()).await.ok()?;
+                if request.starts_with(b"GET") {
+                    stream.write_all(body.as_ref()).await.ok()?;
+                }
+                stream.shutdown().await.ok()
+            });
+        }
+    });
+    plain_client().resolve(&reference(&host, ":1")).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,0 +1,140 @@
+//! `naru export`: images as one archive that every runtime loads.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use artifact::{Kind, Platform, Progress};
+use bundle::{Archive, Exported, LoadOptions};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use store::Store;
+
+use super::{Context, Work, by_who_holds_it};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::size::size;
+use crate::terminal::Speaker;
+use crate::thing;
+
+/// What to export.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Request {
+    /// Images, as their clients name them: `nginx:1.27`, `registry.k8s.io/pause:3.10`, or by digest
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// The archive; `-` is standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Of images for several platforms, only this one; their digests stay what they are
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
+    /// Takes them from a bundle (its volumes, or their folder) and not from the store
+    #[arg(long, value_name = "BUNDLE")]
+    from: Vec<PathBuf>,
+}
+
+/// An export, as far as it needs the store; the open archive travels beside it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    images: Vec<String>,
+    platform: Option<Platform>,
+    /// The archive's name, for what is said.
+    output: PathBuf,
+}
+
+/// Writes into a file that gets its name when it is whole.
+pub(crate) async fn run(request: Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
+    let Request { images, output, platform, from } = request;
+    let order = Order { images, platform, output: output.clone() };
+    if output == Path::new("-") {
+        if io::stdout().is_terminal() {
+            return Err(Failure::new("an archive is nothing for a terminal")
+                .hint(
+                    "name a file with -o, or send standard output on: `naru export IMAGE -o - | ssh NODE docker load`",
+                )
+                .exit(Exit::Usage)
+                .into());
+        }
+        let file = File::from(io::stdout().as_fd().try_clone_to_owned().context("standard output")?);
+        return taken(&from, order, file, context, voice).await;
+    }
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let named = || output.display().to_string();
+    let file = tempfile::Builder::new()
+        .permissions(std::fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)
+        .with_context(named)?;
+    let exit = taken(&from, order, file.as_file().try_clone().with_context(named)?, context, voice).await?;
+    if exit == Exit::Done {
+        file.as_file().sync_all().with_context(named)?;
+        file.persist(&output).map_err(|error| error.error).with_context(named)?;
+        File::open(folder).and_then(|folder| folder.sync_all()).with_context(named)?;
+    }
+    Ok(exit)
+}
+
+/// From the store, or from a bundle, which is loaded into a store of its own for as long as it takes.
+async fn taken(from: &[PathBuf], order: Order, file: File, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
+    if from.is_empty() {
+        return by_who_holds_it(Work::Export(order), vec![file], context, voice).await;
+    }
+    let paths = bundle::volumes_below(from)?;
+    let open = |path: PathBuf| File::open(&path).with_context(|| path.display().to_string()).map(|file| (path, file));
+    let volumes = paths.into_iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+    let folder = order.output.parent().filter(|folder| folder.is_dir()).map(Path::to_owned);
+    let folder = folder.unwrap_or_else(std::env::temp_dir);
+    let folder = tempfile::Builder::new().prefix(".naru-export-").tempdir_in(&folder).context("a store for a while")?;
+    let store = Store::open(folder.path()).await?;
+    let options = LoadOptions { by: voice.by(), ..LoadOptions::default() };
+    let exported = async {
+        bundle::load(&store, volumes, &options, Arc::clone(voice) as Arc<dyn Progress>).await?;
+        carry_out(&store, &order, vec![file], voice).await
+    };
+    let exit = exported.await;
+    store.close().await;
+    exit
+}
+
+/// Plans and writes the archive.
+pub(crate) async fn carry_out(
+    store: &Store,
+    order: &Order,
+    mut files: Vec<File>,
+    voice: &Speaker,
+) -> anyhow::Result<Exit> {
+    let mut images = Vec::new();
+    for text in &order.images {
+        let hit = thing::find_one(store, text).await?;
+        if hit.repository.kind != Kind::Image {
+            return Err(Failure::new(format!("`{text}` is no image")).hint("an archive is for images").into());
+        }
+        let name = thing::label(&hit.repository, &hit.entry.name);
+        images.push(Exported { name, digest: hit.entry.digest });
+    }
+    let archive = Archive::plan(store, &images, order.platform.as_ref()).await?;
+    let file = files.pop().context("the archive was not handed over")?;
+    for left_out in &archive.left_out {
+        voice.say(&format!("not in it: {left_out}"));
+    }
+    let bytes = archive.size;
+    let progress = Arc::clone(voice) as Arc<dyn Progress>;
+    tokio::task::spawn_blocking(move || archive.write(BufWriter::with_capacity(1 << 20, file), &progress)).await??;
+    let output = order.output.display();
+    for Exported { name, digest } in &images {
+        // Standard output may be the archive.
+        voice.say(&format!("{name}  {digest}"));
+    }
+    if order.output != Path::new("-") {
+        let value = json!({
+            "done": "export", "file": order.output, "bytes": bytes,
+            "images": images.iter().map(|image| json!({ "name": image.name, "digest": image.digest })).collect::<Vec<_>>(),
+        });
+        voice.answer(&format!("{output}  {}", size(bytes)), &value)?;
+    }
+    Ok(Exit::Done)
+}
