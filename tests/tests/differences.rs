@@ -1,5 +1,6 @@
 //! Several sites and one that collects: only what they lack goes to them, by stick and through a diode.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,7 @@ fn volumes(bundle: &Path) -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir(bundle)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with("naru-") && name.ends_with(".tar") {
+        if name.starts_with("naru-") && path.extension().is_some_and(|extension| extension == "tar") {
             volumes.push(path);
         }
     }
@@ -63,7 +64,7 @@ impl<'a> Collected<'a> {
             let layers = [self.shared.clone(), large(self.folder, 1 << 16, seed)?];
             let image = Image::single(Family::Oci, "linux/amd64", &layers);
             self.registry.push(&format!("library/{name}"), "1", &image)?;
-            list += &format!("- {}/library/{name}:1\n", self.registry.host());
+            writeln!(list, "- {}/library/{name}:1", self.registry.host())?;
             images.push(image);
         }
         self.outside.list(&list)?;

@@ -261,9 +261,10 @@ impl Loading<'_> {
     async fn lacking(&self, assumed: &[Assumed]) -> Result<Vec<Assumed>> {
         let mut lacking = Vec::new();
         for one in assumed {
-            let is_here = match one.manifest {
-                true => self.store.manifest(&one.digest).await?.is_some(),
-                false => self.store.blob(&one.digest).await?.is_some(),
+            let is_here = if one.manifest {
+                self.store.manifest(&one.digest).await?.is_some()
+            } else {
+                self.store.blob(&one.digest).await?.is_some()
             };
             if !is_here {
                 lacking.push(one.clone());
@@ -348,17 +349,14 @@ impl Loading<'_> {
 
     async fn set_pending(&self, pending: Option<&Pending>) -> Result<()> {
         let name = self.document("pending");
-        match pending {
-            Some(pending) => {
-                let bytes = serde_json::to_vec(pending).unwrap_or_default();
-                self.store.set_document(&name, Some(&bytes)).await?;
+        if let Some(pending) = pending {
+            let bytes = serde_json::to_vec(pending).unwrap_or_default();
+            self.store.set_document(&name, Some(&bytes)).await?;
+        } else {
+            for name in self.store.documents(&self.document("")).await? {
+                self.store.set_document(&name, None).await?;
             }
-            None => {
-                for name in self.store.documents(&self.document("")).await? {
-                    self.store.set_document(&name, None).await?;
-                }
-                let _ = std::fs::remove_file(self.want_path());
-            }
+            let _ = std::fs::remove_file(self.want_path());
         }
         Ok(())
     }

@@ -475,7 +475,7 @@ mod tests {
 
     fn volumes(folder: &Path, sizes: &[usize]) -> Vec<PackedVolume> {
         let write = |(number, size): (usize, &usize)| {
-            let bytes: Vec<u8> = (0..*size).map(|at| (at * 31 + number * 7 + at / 251) as u8).collect();
+            let bytes: Vec<u8> = (0..*size).map(|at| (at * 31 + number * 7 + at / 251).to_le_bytes()[0]).collect();
             let path = folder.join(crate::volume_name(number + 1, ".tar"));
             std::fs::write(&path, &bytes).unwrap();
             PackedVolume { path, size: *size as u64, sha256: Digest::of(&bytes), kept: false }

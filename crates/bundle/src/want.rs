@@ -3,7 +3,7 @@
 //!     # naru want-list 1
 //!     # bundle ab12…
 //!     # three lines on what to do with it
-//!     sha256:…	1234	blob	docker.io/library/nginx:1.27
+//!     sha256:…    1234    blob    docker.io/library/nginx:1.27
 //!
 //! Digest, bytes, what it is and some of what needs it, with tabs between them. It is not signed: it asks, and what is
 //! sent for it is.
@@ -105,7 +105,7 @@ impl WantList {
     /// Reads its text. It may have been typed: spaces at the end, empty lines and `\r` do no harm.
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let mut lines = text.lines().map(str::trim_end).enumerate();
-        if !lines.next().is_some_and(|(_, line)| line == FIRST) {
+        if lines.next().is_none_or(|(_, line)| line != FIRST) {
             return Err(format!("its first line is not `{FIRST}`"));
         }
         let bundle = lines.next().and_then(|(_, line)| Digest::from_hex(line.strip_prefix("# bundle ")?).ok());

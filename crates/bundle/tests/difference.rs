@@ -247,7 +247,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state as u8
+        state.to_le_bytes()[0]
     };
     (0..length).map(step).collect()
 }

@@ -108,9 +108,10 @@ pub(crate) async fn run(store: &Store, order: &Order, voice: &Speaker) -> anyhow
 async fn missing(store: &Store, want: &WantList) -> anyhow::Result<HashSet<Digest>> {
     let mut missing = HashSet::new();
     for (digest, wanting) in &want.things {
-        let is_here = match wanting.manifest {
-            true => store.manifest(digest).await?.is_some(),
-            false => store.blob(digest).await?.is_some(),
+        let is_here = if wanting.manifest {
+            store.manifest(digest).await?.is_some()
+        } else {
+            store.blob(digest).await?.is_some()
         };
         if !is_here {
             missing.insert(*digest);

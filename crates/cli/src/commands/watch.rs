@@ -112,16 +112,13 @@ async fn take(
     let bundle = bundles.entry(arrival.bundle).or_default();
     bundle.of = arrival.of;
     let mut batches = Vec::new();
-    match arrival.volume {
-        Some(volume) => {
-            voice.say(&format!("{} has come: volume {volume} of {}", path.display(), arrival.of));
-            bundle.volumes.insert(volume, path.to_owned());
-            batches.push(vec![path.to_owned()]);
-        }
-        None => {
-            voice.say(&format!("{} has come: parity", path.display()));
-            bundle.parity.insert(path.to_owned());
-        }
+    if let Some(volume) = arrival.volume {
+        voice.say(&format!("{} has come: volume {volume} of {}", path.display(), arrival.of));
+        bundle.volumes.insert(volume, path.to_owned());
+        batches.push(vec![path.to_owned()]);
+    } else {
+        voice.say(&format!("{} has come: parity", path.display()));
+        bundle.parity.insert(path.to_owned());
     }
     if !bundle.parity.is_empty() && bundle.volumes.len() + bundle.parity.len() >= bundle.of {
         batches.push(bundle.volumes.values().chain(&bundle.parity).cloned().collect());
