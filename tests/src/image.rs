@@ -158,7 +158,8 @@ impl Image {
         let config = Blob::new(
             json!({
                 "architecture": architecture, "os": system, "created": "2020-01-01T00:00:00Z",
-                "config": { "Cmd": ["/bin/cat", "/etc/marker"], "Env": ["PATH=/bin"] },
+                "config": { "Cmd": ["/bin/cat", "/etc/marker"], "Env": ["PATH=/bin"],
+                    "Labels": { "org.opencontainers.image.licenses": "GPL-2.0-only" } },
                 "rootfs": { "type": "layers", "diff_ids": layers.iter().map(|layer| &layer.diff).collect::<Vec<_>>() },
                 "history": layers.iter().map(|_| json!({ "created_by": "journeys" })).collect::<Vec<_>>(),
             })
@@ -213,10 +214,16 @@ impl Image {
 
     /// What cosign writes under `sha256-….sig`: an image whose layer is the signed statement.
     pub fn signature(of: &Self) -> Self {
-        let statement = Blob::new(
+        Self::signed(of, |_| "MEUCIQD0ZXN0".to_owned())
+    }
+
+    /// The same, with what `sign` makes of the statement, in base64.
+    pub fn signed(of: &Self, sign: impl FnOnce(&[u8]) -> String) -> Self {
+        let text =
             json!({ "critical": { "image": { "docker-manifest-digest": of.digest() }, "type": "cosign container image signature" } })
-                .to_string(),
-        );
+                .to_string();
+        let signature = sign(text.as_bytes());
+        let statement = Blob::new(text);
         let config = Blob::new(
             json!({ "architecture": "", "os": "", "rootfs": { "type": "layers", "diff_ids": [statement.digest] } })
                 .to_string(),
@@ -227,7 +234,7 @@ impl Image {
             "layers": [{
                 "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
                 "digest": statement.digest, "size": statement.size,
-                "annotations": { "dev.cosignproject.cosign/signature": "MEUCIQD0ZXN0" },
+                "annotations": { "dev.cosignproject.cosign/signature": signature },
             }],
         });
         Self { documents: vec![Document::new(Family::Oci.manifest(), &manifest)], blobs: vec![config, statement] }

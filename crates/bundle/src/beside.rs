@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use artifact::{Digest, Hasher};
+use store::Store;
 
 use crate::document::What;
 use crate::pack::{PackOptions, Packed, write_beside};
@@ -15,17 +17,43 @@ use crate::tree::Tree;
 use crate::volume::CHUNK;
 use crate::{Error, Result};
 
+/// The store that is packed, as a report reads it.
+struct There<'a> {
+    store: &'a Store,
+    manifests: HashMap<Digest, bytes::Bytes>,
+    blobs: HashMap<Digest, &'a store::Blob>,
+}
+
+impl report::Contents for There<'_> {
+    fn manifest(&self, digest: &Digest) -> Option<bytes::Bytes> {
+        self.manifests.get(digest).cloned()
+    }
+
+    fn blob(&self, digest: &Digest, most: usize) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = self.store.open_blob(self.blobs.get(digest)?).ok()?;
+        file.take(most as u64).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
 /// Writes them all.
-pub(crate) fn write(packed: &Packed, layout: &Layout, trees: &[Tree], options: &PackOptions) -> Result<()> {
+pub(crate) fn write(
+    store: &Store,
+    packed: &Packed,
+    layout: &Layout,
+    trees: &[Tree],
+    options: &PackOptions,
+) -> Result<()> {
     let out = &options.out;
     let mut places: BTreeMap<Digest, (u64, BTreeSet<u32>)> = BTreeMap::new();
-    let mut manifests: HashMap<Digest, bytes::Bytes> = HashMap::new();
+    let mut there = There { store, manifests: HashMap::new(), blobs: HashMap::new() };
     for (number, volume) in (1_u32..).zip(&layout.volumes) {
         for item in &volume.items {
             let (digest, size) = match (item.member.what(), &item.member.part) {
                 (Some(What::Manifest(digest)), _) => {
                     if let Source::Bytes(bytes) = &item.source {
-                        manifests.insert(digest, bytes.clone());
+                        there.manifests.insert(digest, bytes.clone());
                     }
                     (digest, item.member.size)
                 }
@@ -33,10 +61,13 @@ pub(crate) fn write(packed: &Packed, layout: &Layout, trees: &[Tree], options: &
                 (Some(What::Part(digest)), Some(part)) => (digest, part.size),
                 _ => continue,
             };
+            if let Source::Blob(blob, _) = &item.source {
+                there.blobs.insert(digest, blob);
+            }
             places.entry(digest).or_insert_with(|| (size, BTreeSet::new())).1.insert(number);
         }
     }
-    let rows = report::rows(trees, &places, |digest| manifests.get(digest).cloned());
+    let rows = report::rows(trees, &places, &there, &report::Beside::default());
     let bundle = Some((&packed.id, packed.fingerprint.as_str()));
     let html = report::report_of_rows(&rows, bundle, Format::Html);
     let csv = report::report_of_rows(&rows, bundle, Format::Csv);
@@ -49,7 +80,7 @@ pub(crate) fn write(packed: &Packed, layout: &Layout, trees: &[Tree], options: &
     if let Some(binary) = &options.binary {
         sums.insert("naru".to_owned(), copy_binary(binary, &out.join("naru"))?);
     }
-    for volume in &packed.volumes {
+    for volume in packed.volumes.iter().chain(&packed.parity) {
         let name = volume.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         sums.insert(name, volume.sha256);
     }
@@ -116,6 +147,7 @@ fn readme(packed: &Packed, suffix: &str) -> String {
          To check it:        ./naru verify .\n\
          To load it:         ./naru load .\n\
          To serve it:        ./naru serve\n\
+         Without loading it: ./naru serve --bundle .\n\
          To set a node up:   ./naru setup containerd   (or docker, podman)\n\
          If ./naru may not be run from this medium, copy it to where it may: cp naru /tmp && chmod +x /tmp/naru\n\
          A missing or damaged volume is named; load the rest now, and that volume when you have it.\n\
@@ -130,6 +162,7 @@ fn readme(packed: &Packed, suffix: &str) -> String {
          검증:        ./naru verify .\n\
          싣기:        ./naru load .\n\
          제공:        ./naru serve\n\
+         싣지 않고 제공: ./naru serve --bundle .\n\
          노드 설정:   ./naru setup containerd   (또는 docker, podman)\n\
          이 매체에서 ./naru를 실행할 수 없으면 다른 곳에 복사해 실행하십시오: cp naru /tmp && chmod +x /tmp/naru\n\
          빠지거나 손상된 볼륨은 이름을 알려 줍니다. 나머지를 먼저 싣고, 그 볼륨은 나중에 실으면 됩니다.\n"

@@ -16,6 +16,11 @@ pub async fn of_store(store: &Store) -> Result<SecretKey> {
     SecretKey::from_seed(&seed)
 }
 
+/// Gives a store the own key of another, so that both sign as one.
+pub async fn set_own(store: &Store, key: &SecretKey) -> Result<()> {
+    Ok(store.set_document(OWN, Some(key.seed())).await?)
+}
+
 /// A key that a store trusts, with the name it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trusted {

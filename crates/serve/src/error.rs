@@ -59,6 +59,15 @@ pub enum Error {
     /// The site's CA in the catalog cannot be used, or a certificate cannot be made with it.
     #[error("the site's CA: {0}")]
     Authority(#[from] rcgen::Error),
+    /// The CA cannot be exchanged now.
+    #[error("{0}")]
+    Rotation(&'static str),
+    /// Another site's keys were to be taken.
+    #[error("this store has a CA of its own already, with the SHA-256 fingerprint {fingerprint}")]
+    OtherAuthority {
+        /// Of the one that is here.
+        fingerprint: String,
+    },
     /// The TLS library refused.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -90,6 +99,10 @@ impl Error {
             }
             Self::Authority(_) => {
                 "the document `site/ca` in the catalog is damaged; restore it from a backup".to_owned()
+            }
+            Self::Rotation(_) => "`naru key ls` shows which CA there is, and the next one".to_owned(),
+            Self::OtherAuthority { .. } => {
+                "clients that know it would be lost; give it up with --force when there are none".to_owned()
             }
             Self::Store(error) => return error.hint(),
             _ => return None,

@@ -18,6 +18,7 @@ mod server;
 mod access;
 mod metrics;
 mod site;
+mod stock;
 
 // Connections.
 mod holder;
@@ -46,6 +47,7 @@ pub use auth::renew_admin_token;
 pub use config::{Config, Patience};
 pub use error::{Error, Result};
 pub use server::{Server, raise_descriptors};
+pub use tls::keys::{self, SiteKeys};
 
 /// Whether a request means anything: the router, for `fuzz/`.
 #[cfg(fuzzing)]

@@ -5,6 +5,7 @@
 //! Certificates are replaced while the server runs; connections that are open keep theirs.
 
 mod authority;
+pub mod keys;
 mod names;
 
 pub(crate) use names::{names, outside};
@@ -84,6 +85,18 @@ impl Certificates {
     /// Takes other files or names, as a reload brings them.
     pub(crate) async fn reload(&self, store: &Store, config: &Config, names: Vec<String>, now: i64) -> Result<()> {
         let mut source = Self::source(store, config, names, now).await?;
+        self.current.store(Arc::new(make(&mut source, now)?));
+        *self.lock() = source;
+        Ok(())
+    }
+
+    /// Reads the site's CA again, where the certificate is by it: it may have been exchanged.
+    pub(crate) async fn reload_authority(&self, store: &Store, now: i64) -> Result<()> {
+        let names = match &*self.lock() {
+            Source::Site { names, .. } => names.clone(),
+            Source::Given { .. } => return Ok(()),
+        };
+        let mut source = Source::Site { authority: Box::new(Authority::open(store, now).await?), names };
         self.current.store(Arc::new(make(&mut source, now)?));
         *self.lock() = source;
         Ok(())
@@ -174,7 +187,8 @@ fn make(source: &mut Source, now: i64) -> Result<Shown> {
                 fingerprint: Digest::of(&authority.certificate),
                 pin: Digest::of(&authority.leaf_key.subject_public_key_info()),
                 authority_pem: Some(authority.pem.clone()),
-                stays: Some(from..now + 335 * DAY),
+                // Early enough that it is still good for a client that is as far ahead.
+                stays: Some(from..now + 30 * DAY),
                 validity: authority.validity.map(|(begin, end)| (begin.max(from), end.min(until))),
             })
         }

@@ -18,6 +18,7 @@ mod catalog;
 mod change;
 mod error;
 mod fsck;
+mod held;
 mod lock;
 mod read;
 mod socket;

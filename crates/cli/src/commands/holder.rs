@@ -92,8 +92,8 @@ async fn answer(store: &Store, mut call: Call, secrets: &Secrets) {
     let result = match serde_json::from_value::<Work>(call.request.clone()) {
         Ok(work) => tokio::select! {
             result = carry_out(&work, files, store, &voice) => {
-                if matches!(work, Work::Token(_)) {
-                    // Only then is it true that the one before has ended.
+                if matches!(work, Work::Token(_) | Work::Key(_)) {
+                    // Only then is it true that the token or the CA before has ended.
                     secrets.changed.notify_one();
                     secrets.read.notified().await;
                 }

@@ -1,7 +1,8 @@
-//! `naru key`: who may sign what this store loads.
+//! `naru key`: who may sign what this store loads, and what makes a server its site's.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,10 @@ use anyhow::Context as _;
 use bundle::{PublicKey, SecretKey, key};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use serve::SiteKeys;
 use store::Store;
 
+use super::setup;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::terminal::Speaker;
@@ -39,25 +42,76 @@ pub(crate) enum Request {
         /// What it is called
         name: String,
     },
-    /// Lists the store's own key, and those that it trusts
+    /// Lists the store's own key, those that it trusts, and the site's CA
     Ls,
-    /// Prints the public half of the store's own key, for the other side to trust
-    Export,
+    /// Prints the public half of the store's own key, for the other side to trust; or writes all that is secret
+    Export {
+        /// Writes into FILE what makes another server this site's: the CA with its key, the key of the server's
+        /// certificate, the store's own key, the keys that it trusts. Whoever has the file can speak for the site
+        #[arg(long, value_name = "FILE")]
+        secret: Option<PathBuf>,
+    },
+    /// Takes what `export --secret` wrote, so that clients take this server for the other
+    Import {
+        /// The file
+        file: PathBuf,
+        /// Gives up a CA that this store has of its own
+        #[arg(long)]
+        force: bool,
+    },
+    /// Makes the site's next CA and publishes it beside the one that signs; with --finish, lets it sign
+    Rotate {
+        /// The next CA signs from now on, and the one before is no longer published: when all clients have both
+        #[arg(long)]
+        finish: bool,
+    },
 }
 
 /// The same, as far as it needs the store.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Command {
-    Trust { key: String, name: String },
-    Distrust { name: String },
+    Trust {
+        key: String,
+        name: String,
+    },
+    Distrust {
+        name: String,
+    },
     Ls,
     Export,
+    /// Into the file that travels beside.
+    ExportSecret,
+    Import {
+        keys: Box<Keys>,
+        force: bool,
+    },
+    Rotate {
+        finish: bool,
+    },
 }
 
-/// Does what needs no store, and answers what does.
-pub(crate) fn prepare(request: Request, voice: &Speaker) -> anyhow::Result<Option<Command>> {
-    Ok(Some(match request {
+/// What `export --secret` writes.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Keys {
+    format: u32,
+    site: SiteKeys,
+    /// The store's own key, as minisign writes one without a password; none, when it has not packed anything.
+    own: Option<String>,
+    /// By name.
+    trusted: BTreeMap<String, String>,
+}
+
+/// The form of [`Keys`] that this binary writes and reads.
+const FORMAT: u32 = 1;
+/// The largest such file that is read.
+const LIMIT: u64 = 1 << 20;
+
+/// Does what needs no store, and answers what does, with the files that it needs.
+pub(crate) fn prepare(request: Request, voice: &Speaker) -> anyhow::Result<Option<(Command, Vec<File>)>> {
+    let mut files = Vec::new();
+    let command = match request {
         Request::New { file } => {
             new(&file, voice)?;
             return Ok(None);
@@ -80,11 +134,37 @@ pub(crate) fn prepare(request: Request, voice: &Speaker) -> anyhow::Result<Optio
         }
         Request::Distrust { name } => Command::Distrust { name },
         Request::Ls => Command::Ls,
-        Request::Export => Command::Export,
-    }))
+        Request::Export { secret: None } => Command::Export,
+        Request::Export { secret: Some(path) } => {
+            files.push(create(&path, 0o600)?);
+            voice.warn(&format!(
+                "{}: whoever has this file can speak for the site. It is not encrypted: carry it by hand, and destroy it \
+                 when the other server has it",
+                path.display()
+            ));
+            Command::ExportSecret
+        }
+        Request::Import { file, force } => Command::Import { keys: Box::new(read(&file)?), force },
+        Request::Rotate { finish } => Command::Rotate { finish },
+    };
+    Ok(Some((command, files)))
 }
 
-pub(crate) async fn run(store: &Store, command: &Command, voice: &Speaker) -> anyhow::Result<Exit> {
+fn read(path: &Path) -> anyhow::Result<Keys> {
+    let named = || path.display().to_string();
+    let mut text = String::new();
+    File::open(path).and_then(|file| file.take(LIMIT).read_to_string(&mut text)).with_context(named)?;
+    let wrong = |why: String| {
+        Failure::new(format!("{}: {why}", named())).hint("it is not what this naru's `key export --secret` writes")
+    };
+    let keys: Keys = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    if keys.format != FORMAT {
+        return Err(wrong(format!("its format is {}", keys.format)).into());
+    }
+    Ok(keys)
+}
+
+pub(crate) async fn run(store: &Store, command: &Command, files: Vec<File>, voice: &Speaker) -> anyhow::Result<Exit> {
     match command {
         Command::Ls => list(store, voice).await?,
         Command::Trust { key, name } => {
@@ -108,8 +188,62 @@ pub(crate) async fn run(store: &Store, command: &Command, voice: &Speaker) -> an
             let value = json!({ "fingerprint": public.fingerprint(), "key": public.to_line() });
             voice.answer(public.to_text().trim_end(), &value)?;
         }
+        Command::ExportSecret => export(store, files).await?,
+        Command::Import { keys, force } => import(store, keys, *force, voice).await?,
+        Command::Rotate { finish: false } => {
+            serve::keys::rotate(store).await?;
+            authorities(store, voice).await?;
+            voice.say(
+                "/ca.crt has both now. Give it to every client (`naru setup CLIENT --apply` again); then \
+                 `naru key rotate --finish`",
+            );
+        }
+        Command::Rotate { finish: true } => {
+            serve::keys::finish(store).await?;
+            authorities(store, voice).await?;
+        }
     }
     Ok(Exit::Done)
+}
+
+async fn export(store: &Store, files: Vec<File>) -> anyhow::Result<()> {
+    let own = has_own(store).await?.then_some(key::of_store(store).await?.to_text());
+    let trusted = key::trusted(store).await?.into_iter().map(|trusted| (trusted.name, trusted.key.to_line())).collect();
+    let keys = Keys { format: FORMAT, site: serve::keys::export(store).await?, own, trusted };
+    for mut file in files {
+        file.write_all((serde_json::to_string_pretty(&keys)? + "\n").as_bytes())?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+async fn import(store: &Store, keys: &Keys, force: bool, voice: &Speaker) -> anyhow::Result<()> {
+    // Everything is looked at before the first of it is taken.
+    let own = keys.own.as_ref().map(|text| SecretKey::parse(text, "the store's own key")).transpose()?;
+    let trusted = keys.trusted.iter().map(|(name, line)| Ok((name, PublicKey::parse(line, name)?)));
+    let trusted = trusted.collect::<anyhow::Result<Vec<_>>>()?;
+    serve::keys::import(store, &keys.site, force).await?;
+    if let Some(own) = own {
+        key::set_own(store, &own).await?;
+    }
+    for (name, key) in trusted {
+        key::trust(store, &key, name).await?;
+    }
+    list(store, voice).await
+}
+
+/// The first pack makes it; a listing does not.
+async fn has_own(store: &Store) -> anyhow::Result<bool> {
+    Ok(store.documents("key/bundle").await?.iter().any(|name| name == "key/bundle"))
+}
+
+/// The site's CA, and the next one while it is exchanged.
+async fn authorities(store: &Store, voice: &Speaker) -> anyhow::Result<()> {
+    for (digest, name) in serve::keys::fingerprints(store).await?.into_iter().zip(["ca", "next-ca"]) {
+        let fingerprint = setup::fingerprint_of(digest);
+        voice.answer(&format!("{name}  {fingerprint}"), &json!({ "name": name, "fingerprint": fingerprint }))?;
+    }
+    Ok(())
 }
 
 /// Every key that counts here.
@@ -118,14 +252,13 @@ pub(crate) async fn list(store: &Store, voice: &Speaker) -> anyhow::Result<()> {
         let value = json!({ "name": name, "fingerprint": key.fingerprint(), "key": key.to_line() });
         voice.answer(&format!("{name}  {}  {}", key.fingerprint(), key.to_line()), &value)
     };
-    // The first pack makes it; a listing does not.
-    if store.documents("key/bundle").await?.iter().any(|name| name == "key/bundle") {
+    if has_own(store).await? {
         show(OWN, &key::of_store(store).await?.public())?;
     }
     for trusted in key::trusted(store).await? {
         show(&trusted.name, &trusted.key)?;
     }
-    Ok(())
+    authorities(store, voice).await
 }
 
 fn new(file: &Path, voice: &Speaker) -> anyhow::Result<()> {
@@ -142,7 +275,13 @@ fn new(file: &Path, voice: &Speaker) -> anyhow::Result<()> {
 
 fn write(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
     let named = || path.display().to_string();
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).with_context(named)?;
+    let mut file = create(path, mode)?;
     file.write_all(text.as_bytes()).with_context(named)?;
     file.sync_all().with_context(named)
+}
+
+/// A new file, with these rights from its first byte on.
+fn create(path: &Path, mode: u32) -> anyhow::Result<File> {
+    let options = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    options.with_context(|| path.display().to_string())
 }

@@ -204,7 +204,10 @@ pub(crate) async fn of_own(store: &Store, order: &Order, voice: &Speaker) -> any
     };
     let Served { url, ca } = serde_json::from_slice(&served).context(SERVED)?;
     let mut site = Site::new(url.parse()?);
-    if let Some(pem) = ca {
+    if ca.is_some()
+        && let Some(pem) = serve::keys::published(store).await?
+    {
+        // It may have been exchanged since.
         site = site.ca(&pem);
     }
     let site = of_store(store, site).await?;
@@ -259,8 +262,9 @@ async fn of_servers(servers: &[Address], context: &Context, voice: &Speaker) -> 
         None => {}
     }
     if servers.len() > 1 && authorities.len() > 1 {
-        voice
-            .say("clients will trust more than one CA; `naru key export --all` and `import` give two servers the same");
+        voice.say(
+            "clients will trust more than one CA; `naru key export --secret` and `import` give two servers the same",
+        );
     }
     Ok(if authorities.is_empty() { site } else { site.ca(&authorities.concat()) })
 }
@@ -364,9 +368,14 @@ pub(crate) async fn of_store(store: &Store, mut site: Site) -> anyhow::Result<Si
 /// The sha256 of a certificate, as browsers and openssl show it.
 fn fingerprint(pem: &str) -> anyhow::Result<String> {
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).context("/ca.crt is no certificate")?;
-    let hex = Digest::of(&certificate).hex().to_ascii_uppercase();
+    Ok(fingerprint_of(Digest::of(&certificate)))
+}
+
+/// The same, of a certificate's digest.
+pub(crate) fn fingerprint_of(digest: Digest) -> String {
+    let hex = digest.hex().to_ascii_uppercase();
     let pairs: Vec<_> = hex.as_bytes().chunks(2).map(String::from_utf8_lossy).collect();
-    Ok(format!("SHA256 {}", pairs.join(":")))
+    format!("SHA256 {}", pairs.join(":"))
 }
 
 #[cfg(test)]

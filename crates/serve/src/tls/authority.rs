@@ -8,17 +8,20 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use store::Store;
 
-use super::{DAY, WRONG};
+use super::{DAY, WRONG, keys};
 use crate::{Error, Result};
 
 /// Certificate and key, PEM, one behind the other.
-const DOCUMENT: &str = "site/ca";
+pub(super) const DOCUMENT: &str = "site/ca";
+/// The CA that is to follow it, likewise, while it is exchanged.
+pub(super) const NEXT_DOCUMENT: &str = "site/ca-next";
 /// The key of the server's certificate, PEM.
-const LEAF_DOCUMENT: &str = "site/leaf-key";
+pub(super) const LEAF_DOCUMENT: &str = "site/leaf-key";
 
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub(super) certificate: CertificateDer<'static>,
+    /// What clients are to trust: its own certificate, and that of the next one while it is exchanged.
     pub(super) pem: String,
     pub(super) leaf_key: KeyPair,
     /// From when until when it is good, in seconds since 1970.
@@ -41,13 +44,11 @@ impl Authority {
         let damaged = || Error::Authority(rcgen::Error::CouldNotParseCertificate);
         let text = String::from_utf8(text).map_err(|_| damaged())?;
         let leaf = String::from_utf8(leaf).map_err(|_| damaged())?;
-        // The first PEM section is the certificate, the second its key.
-        let end = text.find("-----BEGIN PRIVATE KEY-----").ok_or_else(damaged)?;
-        let (pem, key) = text.split_at(end);
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| damaged())?;
+        let (pem, certificate, key) = certificate_and_key(&text)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::from_pem(key)?)?;
+        let pem = keys::published(store).await?.unwrap_or_else(|| pem.to_owned());
         let validity = validity(&certificate);
-        Ok(Self { validity, issuer, certificate, pem: pem.to_owned(), leaf_key: KeyPair::from_pem(&leaf)? })
+        Ok(Self { validity, issuer, certificate, pem, leaf_key: KeyPair::from_pem(&leaf)? })
     }
 
     /// A certificate for these names and addresses, and from when until when it is good (seconds since 1970).
@@ -71,7 +72,7 @@ impl Authority {
 }
 
 /// Ten years; back-dated, because clocks in closed networks are wrong.
-fn new_authority(now: i64) -> Result<String> {
+pub(super) fn new_authority(now: i64) -> Result<String> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
     // Some clients keep CAs by their name: two sites' must differ.
@@ -105,6 +106,14 @@ fn validity(certificate: &[u8]) -> Option<(i64, i64)> {
     let start = certificate.windows(4).position(|window| window == [0x30, 30, 0x17, 13])?;
     let (begin, end) = (certificate.get(start + 4..start + 17)?, certificate.get(start + 19..start + 32)?);
     Some((time(begin)?, time(end)?))
+}
+
+/// The two parts of a CA's document: the certificate's text, the certificate, the key's text.
+pub(super) fn certificate_and_key(text: &str) -> Result<(&str, CertificateDer<'static>, &str)> {
+    let damaged = || Error::Authority(rcgen::Error::CouldNotParseCertificate);
+    let end = text.find("-----BEGIN PRIVATE KEY-----").ok_or_else(damaged)?;
+    let (pem, key) = text.split_at(end);
+    Ok((pem, CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| damaged())?, key))
 }
 
 fn called(name: &str) -> DistinguishedName {

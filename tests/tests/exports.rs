@@ -1,0 +1,112 @@
+//! Archives that Naru writes, loaded by every runtime, with the digests kept.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use journeys::image::{Image, application};
+use journeys::{Containerd, Dockerd, Folder, Mirror, Naru, Need, Outcome, Podman, Registry, journey, run};
+
+const NEEDS: &[Need] = &[
+    Need::Program("docker-registry"),
+    Need::Program("busybox"),
+    Need::Program("skopeo"),
+    Need::Program("containerd"),
+    Need::Program("ctr"),
+    Need::Program("dockerd"),
+    Need::Program("docker"),
+    Need::Program("podman"),
+    Need::Root,
+];
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path of our own")
+}
+
+/// A site with `app:1` of two platforms, of which only amd64 is carried: its index is sparse.
+fn site(folder: &Folder) -> Result<(Naru, String, Image)> {
+    let registry = Registry::start(folder, "one")?;
+    let image = application(folder, "exported")?;
+    registry.push("library/app", "1", &image)?;
+    let outside = Naru::new(folder, "outside")?;
+    outside.list(&format!("platforms: [linux/amd64]\nimages:\n- {}/library/app:1\n", registry.host()))?;
+    outside.pack(&folder.join("bundle"), &["--volume-size", "10MiB"])?;
+    let inside = Naru::new(folder, "inside")?;
+    inside.load(&folder.join("bundle"))?;
+    Ok((inside, format!("{}/library/app:1", registry.host()), image))
+}
+
+#[test]
+fn every_runtime_loads_what_is_exported() {
+    journey("every_runtime_loads_what_is_exported", NEEDS, |folder| {
+        let (inside, name, image) = site(folder)?;
+        let archive = folder.join("app.tar");
+        let file = text(&archive)?;
+        inside.ok(["export", &name, "-o", file])?;
+
+        // containerd: the name, and the digest of the index.
+        let nowhere = Mirror { address: "127.0.0.1:1".to_owned(), ca: None };
+        let containerd = Containerd::start(folder, &nowhere)?;
+        let import = ["images", "import", "--platform", "linux/amd64", "--snapshotter", "native", file];
+        containerd.ctr(&import)?.ok("ctr images import")?;
+        let listed = containerd.ctr(&["images", "ls", &format!("name=={name}")])?.ok("ctr images ls")?;
+        ensure!(listed.contains(image.digest()), "not {}: {listed}", image.digest());
+        let said = containerd.run(&name, "exported", &["/bin/cat", "/etc/marker"])?;
+        ensure!(said == "exported\n", "ctr run: {said}");
+
+        // docker and podman: the name, and the configuration's digest, which is the image's id there.
+        let config = image.blobs[0].digest.clone();
+        let dockerd = Dockerd::start(folder, "http://127.0.0.1:1")?;
+        dockerd.docker(&["load", "-i", file])?;
+        let id = dockerd.docker(&["image", "inspect", "--format", "{{.Id}}", &name])?;
+        ensure!(id.trim() == config, "docker: {id}, not {config}");
+        let podman = Podman::new(folder, &[])?;
+        podman.podman(&["load", "-i", file])?;
+        let id = podman.podman(&["image", "inspect", "--format", "{{.Id}}", &name])?;
+        ensure!(config.ends_with(id.trim()), "podman: {id}, not {config}");
+
+        // skopeo reads it as either kind; of the index, its digest.
+        for kind in ["docker-archive", "oci-archive"] {
+            let to = format!("dir:{}", folder.join(kind).display());
+            let from = format!("{kind}:{file}");
+            run("skopeo", ["--override-arch", "amd64", "--insecure-policy", "copy", "--quiet", &from, &to])?;
+        }
+        let mut inspect = std::process::Command::new("skopeo");
+        let inspected =
+            Outcome::of(inspect.args(["inspect", "--raw", &format!("oci-archive:{file}")]))?.ok("skopeo inspect")?;
+        ensure!(journeys::digest_of(inspected.as_bytes()) == image.digest(), "another index: {inspected}");
+
+        // The same again is the same; through a server, and to standard output, too.
+        let again = folder.join("again.tar");
+        let serving = inside.serve(&[])?;
+        inside.ok(["export", &name, "--platform", "linux/amd64", "-o", text(&again)?])?;
+        let bytes = std::fs::read(&archive)?;
+        ensure!(std::fs::read(&again)? == bytes, "the same images, and another archive");
+        let out = inside.command(["export", &name, "-o", "-"]).output()?;
+        ensure!(out.stdout == bytes, "standard output: {} bytes", out.stdout.len());
+        drop(serving);
+
+        // Straight from the medium, without a store of its own.
+        let bare = Naru::new(folder, "bare")?;
+        let from = folder.join("bundle");
+        bare.ok(["export", &name, "--from", text(&from)?, "-o", text(&again)?])?;
+        ensure!(std::fs::read(&again)? == bytes, "from the bundle it is another archive");
+        ensure!(!bare.store().exists(), "a store was made");
+        // And back in.
+        let back = Naru::new(folder, "back")?;
+        back.ok(["load", "--unsigned", file])?;
+        ensure!(back.ok(["ls"])?.stdout.contains(image.digest()));
+
+        // What cannot be is said, and leaves nothing behind.
+        let missing = folder.join("missing.tar");
+        for (arguments, words) in [
+            (["export", "nothing:1", "-o", text(&missing)?].as_slice(), "nothing:1"),
+            (&["export", &name, "--platform", "linux/arm64", "-o", text(&missing)?], "linux/arm64"),
+        ] {
+            let outcome = inside.run(arguments)?;
+            ensure!(!outcome.status.success() && outcome.stderr.contains(words), "{arguments:?}: {}", outcome.stderr);
+            ensure!(outcome.stderr.contains("hint: "), "{}", outcome.stderr);
+            ensure!(!missing.exists(), "{arguments:?} left a file");
+        }
+        Ok(())
+    });
+}
