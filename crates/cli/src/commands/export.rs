@@ -100,15 +100,10 @@ async fn taken(from: &[PathBuf], order: Order, file: File, context: &Context, vo
     exit
 }
 
-/// Plans and writes the archive.
-pub(crate) async fn carry_out(
-    store: &Store,
-    order: &Order,
-    mut files: Vec<File>,
-    voice: &Speaker,
-) -> anyhow::Result<Exit> {
+/// The images that are meant.
+pub(super) async fn named(store: &Store, texts: &[String]) -> anyhow::Result<Vec<Exported>> {
     let mut images = Vec::new();
-    for text in &order.images {
+    for text in texts {
         let hit = thing::find_one(store, text).await?;
         if hit.repository.kind != Kind::Image {
             return Err(Failure::new(format!("`{text}` is no image")).hint("an archive is for images").into());
@@ -116,6 +111,17 @@ pub(crate) async fn carry_out(
         let name = thing::label(&hit.repository, &hit.entry.name);
         images.push(Exported { name, digest: hit.entry.digest });
     }
+    Ok(images)
+}
+
+/// Plans and writes the archive.
+pub(crate) async fn carry_out(
+    store: &Store,
+    order: &Order,
+    mut files: Vec<File>,
+    voice: &Speaker,
+) -> anyhow::Result<Exit> {
+    let images = named(store, &order.images).await?;
     let archive = Archive::plan(store, &images, order.platform.as_ref()).await?;
     let file = files.pop().context("the archive was not handed over")?;
     for left_out in &archive.left_out {
@@ -123,7 +129,8 @@ pub(crate) async fn carry_out(
     }
     let bytes = archive.size;
     let progress = Arc::clone(voice) as Arc<dyn Progress>;
-    tokio::task::spawn_blocking(move || archive.write(BufWriter::with_capacity(1 << 20, file), &progress)).await??;
+    tokio::task::spawn_blocking(move || archive.write(BufWriter::with_capacity(1 << 20, file), progress.as_ref()))
+        .await??;
     let output = order.output.display();
     for Exported { name, digest } in &images {
         // Standard output may be the archive.
