@@ -71,7 +71,8 @@ pub(crate) fn write(
     let bundle = Some((&packed.id, packed.fingerprint.as_str()));
     let html = report::report_of_rows(&rows, bundle, Format::Html);
     let csv = report::report_of_rows(&rows, bundle, Format::Csv);
-    let readme = readme(packed, options.suffix.as_str());
+    // It may be another run's, of another volume.
+    let readme = readme(packed, options.suffix.as_str(), out.join(SEED).exists());
     let mut sums: BTreeMap<String, Digest> = earlier_sums(&out.join("SHA256SUMS"), layout);
     for (name, text) in [("CONTENTS.html", html), ("CONTENTS.csv", csv), ("README.txt", readme)] {
         write_beside(&out.join(name), text.as_bytes())?;
@@ -129,21 +130,18 @@ fn copy_binary(from: &Path, to: &Path) -> Result<Digest> {
     Ok(digest)
 }
 
-fn readme(packed: &Packed, suffix: &str) -> String {
+fn readme(packed: &Packed, suffix: &str, has_seed: bool) -> String {
     let Packed { id, words, fingerprint, of, .. } = packed;
     let first = crate::volume_name(1, suffix);
     let last = crate::volume_name(*of, suffix);
     let hex = id.hex();
-    let (seed, seed_ko) = match packed.seed {
-        None => (String::new(), String::new()),
-        Some(_) => (
-            format!(
-                "A bare node:        ctr -n k8s.io images import {SEED}   (or docker load -i, podman load -i): the images \
-                 that it needs before there is a server\n"
-            ),
-            format!("서버가 없는 노드: ctr -n k8s.io images import {SEED}   (또는 docker load -i, podman load -i)\n"),
-        ),
-    };
+    let (mut seed, mut seed_ko) = (String::new(), String::new());
+    if has_seed {
+        seed =
+            format!("A bare node:        ctr -n k8s.io images import {SEED}   (or docker load -i, podman load -i)\n");
+        seed_ko =
+            format!("서버 없는 노드: ctr -n k8s.io images import {SEED}   (또는 docker load -i, podman load -i)\n");
+    }
     format!(
         "A BUNDLE OF NARU\n\
          \n\
