@@ -63,6 +63,16 @@ pub(crate) fn new_key(digest: &Digest) -> String {
     format!("{}/{}/{hex}.{}", digest.algorithm().as_str(), &hex[..2], &unique[..12])
 }
 
+/// Where the bytes of a key are.
+fn place(folder: &Path, key: &str) -> PathBuf {
+    folder.join("blobs").join(key)
+}
+
+/// Whether a key's bytes are there, as far as a look at their length tells.
+pub(crate) fn is_there(folder: &Path, key: &str, size: u64) -> bool {
+    fs::metadata(place(folder, key)).is_ok_and(|file| file.is_file() && file.len() == size)
+}
+
 /// As [`sync_file`], and a file that could not be synced goes: its pages may be marked clean now, so that a later run,
 /// which would go on from it, would believe them.
 pub(crate) fn sync_or_remove(store: &Store, file: &File, path: &Path) -> Result<()> {
@@ -125,7 +135,7 @@ pub(crate) fn put_in_place(store: &Store, from: &Path, key: &str) -> Result<Path
 impl Store {
     /// Where the bytes of a key are.
     pub(crate) fn path_of(&self, key: &str) -> PathBuf {
-        self.inner.folder.join("blobs").join(key)
+        place(&self.inner.folder, key)
     }
 
     pub(crate) fn partial_path(&self, name: &str) -> PathBuf {

@@ -8,7 +8,7 @@ use artifact::{Digest, Entry, Repository, valid_path, valid_tag};
 use bytes::Bytes;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
-use crate::{Error, NewBlob, Result, Store};
+use crate::{Error, NewBlob, Result, Store, blobs};
 
 /// Why a change is made. With a cause, the store begins a new generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +146,7 @@ pub struct Applied {
     pub kept: Vec<Replaced>,
 }
 
-/// What the writer hands back: the answer, and files that turned out to be copies.
+/// What the writer hands back: the answer, and files that nothing names any more.
 #[derive(Debug, Default)]
 pub(crate) struct Changed {
     applied: Applied,
@@ -164,7 +164,7 @@ impl Store {
             let _ = std::fs::remove_file(path);
         }
         for key in changed.copies {
-            // Somebody else brought the same bytes first; theirs are the ones that are named.
+            // Nothing names it any more: somebody else brought the same bytes first, or these were damaged.
             let _ = std::fs::remove_file(self.path_of(&key));
         }
         Ok(changed.applied)
@@ -182,9 +182,10 @@ pub(crate) fn now() -> i64 {
 pub(crate) async fn write(
     transaction: &mut Transaction<'static, Sqlite>,
     change: &mut Change,
+    folder: &Path,
     path: &Path,
 ) -> Result<Changed> {
-    let mut writing = Writing { db: transaction, path, arrived: Vec::new(), changed: Changed::default() };
+    let mut writing = Writing { db: transaction, folder, path, arrived: Vec::new(), changed: Changed::default() };
     for (repository, blob) in &change.blobs {
         writing.changed.leftovers.extend(blob.partial.clone());
         writing.blob(repository.as_ref(), blob).await?;
@@ -212,6 +213,8 @@ pub(crate) async fn write(
 
 struct Writing<'a> {
     db: &'a mut SqliteConnection,
+    /// The store's folder, and the database's file in it.
+    folder: &'a Path,
     path: &'a Path,
     /// Digests that are present since this change, whose parents may now be complete.
     arrived: Vec<Digest>,
@@ -260,15 +263,38 @@ impl Writing<'_> {
             .execute(&mut *self.db)
             .await
             .map_err(|source| self.error(source))?;
-        if written.rows_affected() == 0 {
-            self.changed.copies.push(blob.key.clone());
-        } else {
+        if written.rows_affected() > 0 {
             self.arrived.push(blob.digest);
+        } else {
+            self.spare_or_heal(blob).await?;
         }
         match repository {
             Some(repository) => self.grant_blob(repository, &blob.digest).await,
             None => Ok(()),
         }
+    }
+
+    /// The catalog names such a blob already: the new bytes are a spare copy, unless those it names were lost since.
+    async fn spare_or_heal(&mut self, blob: &NewBlob) -> Result<()> {
+        let (size, key): (i64, String) = sqlx::query_as("SELECT size, key FROM blob WHERE digest = $1")
+            .bind(blob.digest.as_bytes())
+            .fetch_one(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        if size == integer(blob.size) && blobs::is_there(self.folder, &key, blob.size) {
+            self.changed.copies.push(blob.key.clone());
+            return Ok(());
+        }
+        sqlx::query("UPDATE blob SET size = $2, key = $3 WHERE digest = $1")
+            .bind(blob.digest.as_bytes())
+            .bind(integer(blob.size))
+            .bind(&blob.key)
+            .execute(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        // What is left of the old bytes is of no use to anybody.
+        self.changed.copies.push(key);
+        Ok(())
     }
 
     async fn grant_blob(&mut self, repository: &Repository, digest: &Digest) -> Result<()> {

@@ -6,7 +6,7 @@ use artifact::{Digest, Entry, Kind, Repository, Trust};
 use bytes::Bytes;
 
 use crate::change::now;
-use crate::{Applied, Cause, Change, Error, Replaced, Result, Store};
+use crate::{Applied, Cause, Change, Error, Replaced, Result, Store, blobs};
 
 /// A blob that the catalog names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,11 +114,18 @@ type ChangeRow = (String, String, String, String, Option<String>, Option<String>
 type HitRow = (String, String, String, String, Vec<u8>, i64, i64, String, String);
 
 impl Store {
-    /// A blob, whoever may show it. For commands; a server asks [`Store::granted_blob`].
+    /// A blob, whoever may show it, unless its bytes were lost ([`Store::holds`]). For commands; a server asks
+    /// [`Store::granted_blob`].
     pub async fn blob(&self, digest: &Digest) -> Result<Option<Blob>> {
         let row = sqlx::query_as("SELECT size, key FROM blob WHERE digest = $1").bind(digest.as_bytes());
         let found: Option<(i64, String)> = row.fetch_optional(self.db()).await.map_err(|e| self.failed(e))?;
-        Ok(found.map(|(size, key)| Blob { digest: *digest, size: size.cast_unsigned(), key }))
+        let named = found.map(|(size, key)| Blob { digest: *digest, size: size.cast_unsigned(), key });
+        Ok(named.filter(|blob| self.holds(blob)))
+    }
+
+    /// Whether a blob's file is there and as long as it was: one that was lost shall be brought again.
+    pub fn holds(&self, blob: &Blob) -> bool {
+        blobs::is_there(self.folder(), &blob.key, blob.size)
     }
 
     /// Which of these blobs the store has.
@@ -130,7 +137,7 @@ impl Store {
         Ok(found)
     }
 
-    /// A blob that this repository may show.
+    /// A blob that this repository may show, as the catalog has it: nobody looks whether its file is there.
     pub async fn granted_blob(&self, repository: &Repository, digest: &Digest) -> Result<Option<Blob>> {
         let found: Option<(i64, String)> = sqlx::query_as(
             "SELECT size, key FROM blob JOIN repository_blob USING (digest) JOIN repository ON repository.id = repository \

@@ -421,6 +421,48 @@ async fn fsck_names_what_is_wrong_and_who_needs_it() {
 }
 
 #[tokio::test]
+async fn bytes_that_were_lost_are_brought_again() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::image("a.io", "x");
+        let layers: [&[u8]; 3] = [b"gone", b"short", b"flipped"];
+        let bring = || {
+            let mut change = Change::new();
+            for layer in layers {
+                change.blob(Some(&repository), put(&store, layer));
+            }
+            store.apply(change)
+        };
+        bring().await.unwrap();
+        let blobs: Vec<_> = {
+            let digests: Vec<_> = layers.iter().map(|layer| Digest::of(layer)).collect();
+            store.blobs(&digests).await.unwrap()
+        };
+        let place = |blob: &store::Blob| folder.path().join("blobs").join(&blob.key);
+        std::fs::remove_file(place(&blobs[0])).unwrap();
+        std::fs::write(place(&blobs[1]), "shor").unwrap();
+        std::fs::write(place(&blobs[2]), "flopped").unwrap();
+        // A look at its length tells nothing of the third; hashing it does.
+        assert!(store.blob(&blobs[0].digest).await.unwrap().is_none());
+        assert!(store.blob(&blobs[1].digest).await.unwrap().is_none());
+        assert_eq!(store.fsck(false, Arc::new(Silent)).await.unwrap().findings.len(), 3);
+        assert!(store.blob(&blobs[2].digest).await.unwrap().is_none());
+        bring().await.unwrap();
+        for (layer, old) in layers.into_iter().zip(&blobs) {
+            let blob = store.blob(&old.digest).await.unwrap().unwrap();
+            assert_ne!(blob.key, old.key, "a key is never written twice");
+            assert_eq!(std::io::read_to_string(store.open_blob(&blob).unwrap()).unwrap().as_bytes(), layer);
+        }
+        assert!(store.fsck(false, Arc::new(Silent)).await.unwrap().is_clean());
+        // What is whole is not replaced, and the copy leaves nothing behind.
+        let before = files(&folder.path().join("blobs"));
+        bring().await.unwrap();
+        assert_eq!(files(&folder.path().join("blobs")), before);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn lists_page_and_sort_bytewise() {
     for_each_store(async |folder| {
         let store = open(&folder).await;

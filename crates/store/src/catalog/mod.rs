@@ -73,7 +73,7 @@ impl Catalog {
             opened.map_err(|source| Error::Catalog { path: path.clone(), source })?
         };
         let (changes, waiting) = mpsc::channel(GROUP);
-        tokio::spawn(commit_in_groups(writer.clone(), path.clone(), waiting, version, stopped));
+        tokio::spawn(commit_in_groups(writer.clone(), folder.to_owned(), path.clone(), waiting, version, stopped));
         Ok(Self { path, readers, writer, changes })
     }
 
@@ -151,6 +151,7 @@ async fn prepare(folder: &Path, path: &Path, pool: &SqlitePool) -> Result<()> {
 /// is rolled back alone.
 async fn commit_in_groups(
     pool: SqlitePool,
+    folder: PathBuf,
     path: PathBuf,
     mut waiting: mpsc::Receiver<Waiting>,
     version: Arc<AtomicU64>,
@@ -166,7 +167,7 @@ async fn commit_in_groups(
                     continue;
                 }
                 sqlx::query("SAVEPOINT one").execute(&mut *transaction).await?;
-                let result = change::write(&mut transaction, &mut change, &path).await;
+                let result = change::write(&mut transaction, &mut change, &folder, &path).await;
                 let end = if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one" };
                 sqlx::query(end).execute(&mut *transaction).await?;
                 done.push((change, answer, result));
