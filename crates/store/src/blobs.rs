@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use artifact::Digest;
+use artifact::{Algorithm, Digest};
 
 use crate::{Error, Result, Store};
 
@@ -43,7 +43,19 @@ pub(crate) fn lay_folders(folder: &Path) -> Result<()> {
         }
         give_to_owner(folder, &part)?;
     }
-    Ok(())
+    // All at once and before anybody writes: whoever finds its folder there may count on that folder's name to last.
+    let places = folder.join("blobs").join(Algorithm::Sha256.as_str());
+    if fs::read_dir(&places).map_or(0, Iterator::count) < 256 {
+        for first in 0..=u8::MAX {
+            let place = places.join(format!("{first:02x}"));
+            make(&place)?;
+            give_to_owner(folder, &place)?;
+        }
+        give_to_owner(folder, &places)?;
+    }
+    // A run that was cut short may have made them and not come to this.
+    sync(&places)?;
+    sync(&folder.join("blobs"))
 }
 
 /// Whether there is nothing but folders, as deep as ours are: bytes without a catalog are somebody's, and not ours to
@@ -118,14 +130,15 @@ pub(crate) fn give_to_owner(folder: &Path, new: &Path) -> Result<()> {
 pub(crate) fn put_in_place(store: &Store, from: &Path, key: &str) -> Result<PathBuf> {
     let to = store.path_of(key);
     let folder = to.parent().unwrap_or(&to).to_owned();
-    if !folder.is_dir() {
+    // sha256 has its folders since the store was opened.
+    if !key.starts_with(Algorithm::Sha256.as_str()) {
         DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(Error::io(&folder))?;
-        // The new folder's own name must survive too.
+        give_to_owner(&store.inner.folder, &folder)?;
+        // The new folder's own name must survive too, whoever has just made it.
         for parent in folder.ancestors().skip(1).take(2) {
             give_to_owner(&store.inner.folder, parent)?;
             sync_folder(store, parent)?;
         }
-        give_to_owner(&store.inner.folder, &folder)?;
     }
     fs::rename(from, &to).map_err(Error::io(&to))?;
     sync_folder(store, &folder)?;

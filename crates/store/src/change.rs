@@ -31,6 +31,8 @@ pub struct Change {
     manifest_grants: Vec<(Repository, Digest)>,
     entries: Vec<(Repository, Entry)>,
     removed: Vec<(Repository, String)>,
+    /// Puts entries back to what they were after this generation; local ones too.
+    back_to: Option<(i64, bool)>,
     force: bool,
 }
 
@@ -111,6 +113,13 @@ impl Change {
     /// Lets older entries replace newer ones.
     pub fn force(&mut self) -> &mut Self {
         self.force = true;
+        self
+    }
+
+    /// Puts every entry back to what it was after a generation, local ones only if told. What that is, is asked when the
+    /// change is written: until then others may change more.
+    pub(crate) fn back_to(&mut self, generation: i64, local: bool) -> &mut Self {
+        self.back_to = Some((generation, local));
         self
     }
 
@@ -199,6 +208,9 @@ pub(crate) async fn write(
     }
     for (repository, digest) in &change.manifest_grants {
         writing.grant_manifest(repository, digest).await?;
+    }
+    if let Some((generation, local)) = change.back_to {
+        writing.back_to(generation, local, change).await?;
     }
     let mut log = Vec::new();
     for (repository, entry) in &change.entries {
@@ -545,6 +557,38 @@ impl Writing<'_> {
                 .execute(&mut *self.db)
                 .await
                 .map_err(|source| self.error(source))?;
+        }
+        Ok(())
+    }
+
+    /// Adds to the change what puts entries back to what they were.
+    async fn back_to(&mut self, generation: i64, local: bool, change: &mut Change) -> Result<()> {
+        let newest: i64 = sqlx::query_scalar("SELECT coalesce(max(number), 0) FROM generation")
+            .fetch_one(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        if !(0..=newest).contains(&generation) {
+            return Err(Error::NoGeneration(generation));
+        }
+        // Of each entry the first change after that generation knows what it was.
+        let found: Vec<(String, String, String, String, Option<String>)> = sqlx::query_as(
+            "SELECT kind, host, repository.name, change.name, old FROM change JOIN repository ON repository.id = repository \
+             WHERE change.id IN (SELECT min(id) FROM change WHERE generation > $1 GROUP BY repository, name) \
+             ORDER BY change.id",
+        )
+        .bind(generation)
+        .fetch_all(&mut *self.db)
+        .await
+        .map_err(|source| self.error(source))?;
+        for (kind, host, name, entry, old) in found {
+            let Some(repository) = crate::read::repository_of(&kind, host, name) else { continue };
+            if repository.is_local() && !local {
+                continue;
+            }
+            match old.and_then(|text| serde_json::from_str::<Entry>(&text).ok()) {
+                Some(old) => change.entry(&repository, Entry { seen: old.seen.max(1), ..old }),
+                None => change.remove(&repository, &entry),
+            };
         }
         Ok(())
     }

@@ -492,6 +492,81 @@ async fn lists_page_and_sort_bytewise() {
 }
 
 #[tokio::test]
+async fn a_restore_undoes_all_that_came_before_it() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::image("a.io", "x");
+        let document = manifest(&[]);
+        let mut change = Change::new();
+        change.manifest(&repository, &Digest::of(&document), document.clone(), "", HashSet::new());
+        store.apply(change).await.unwrap();
+        let all: Vec<_> = (0..100)
+            .map(|number| {
+                let (store, repository, digest) = (store.clone(), repository.clone(), Digest::of(&document));
+                tokio::spawn(async move {
+                    if number == 50 {
+                        return drop(store.restore(0, false, "me").await.unwrap());
+                    }
+                    let mut change = Change::because(cause("load"));
+                    change.entry(&repository, entry(&number.to_string(), digest, 1));
+                    store.apply(change).await.unwrap();
+                })
+            })
+            .collect();
+        for one in all {
+            one.await.unwrap();
+        }
+        let history = store.history(200).await.unwrap();
+        let after = match history.iter().find(|generation| generation.cause.action == "restore") {
+            Some(restored) => history.iter().filter(|generation| generation.number > restored.number).count(),
+            // It came first, and found nothing to undo.
+            None => 99,
+        };
+        assert_eq!(store.entries(&repository, "", 200).await.unwrap().len(), after);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn documents_are_revised_by_one_at_a_time() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let all: Vec<_> = (0..20)
+            .map(|number: u8| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    let add = |there: Option<Vec<u8>>| Some([there.unwrap_or_default(), vec![number]].concat());
+                    store.revise_document("list", add).await.unwrap();
+                })
+            })
+            .collect();
+        for one in all {
+            one.await.unwrap();
+        }
+        let mut list = store.document("list").await.unwrap().unwrap();
+        list.sort_unstable();
+        assert_eq!(list, (0..20).collect::<Vec<u8>>());
+        store.revise_document("list", |_| None).await.unwrap();
+        assert_eq!(store.document("list").await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_blob_finds_its_folder_made() {
+    for_each_store(async |folder| {
+        drop(open(&folder).await);
+        let places = folder.path().join("blobs/sha256");
+        assert_eq!(std::fs::read_dir(&places).unwrap().count(), 256);
+        // A run that was cut short while it made them.
+        std::fs::remove_dir(places.join("7f")).unwrap();
+        drop(open(&folder).await);
+        assert!(places.join("7f").is_dir());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn documents_are_made_once() {
     for_each_store(async |folder| {
         let store = open(&folder).await;
