@@ -373,13 +373,98 @@ async fn other_folders_and_newer_stores_are_refused_by_name() {
     let mut newer = database.clone();
     newer[60..64].copy_from_slice(&9_u32.to_be_bytes());
     std::fs::write(folder.path().join("naru.db"), newer).unwrap();
-    assert!(matches!(Store::open(folder.path()).await.unwrap_err(), Error::Newer { found: 9, .. }));
+    let refused = Store::open(folder.path()).await.unwrap_err();
+    assert!(matches!(refused, Error::Newer { found: 9, known: 2, .. }), "{refused}");
+    // One that kept the table says by whom.
+    std::fs::write(folder.path().join("naru.db"), &database).unwrap();
+    let newer = database_of(folder.path()).await;
+    sqlx::raw_sql("INSERT INTO format VALUES (3, '7.8.9'); PRAGMA user_version = 3").execute(&newer).await.unwrap();
+    newer.close().await;
+    let refused = Store::open(folder.path()).await.unwrap_err().to_string();
+    for part in ["format 3, made by naru 7.8.9", env!("CARGO_PKG_VERSION"), "up to 2"] {
+        assert!(refused.contains(part), "{refused}");
+    }
     std::fs::write(
         folder.path().join("naru.db"),
         "no database at all, but long enough to be taken for one".repeat(100),
     )
     .unwrap();
     assert!(matches!(Store::open(folder.path()).await.unwrap_err(), Error::NotAStore { .. }));
+}
+
+/// The catalog itself, for what only another Naru would do to it.
+async fn database_of(folder: &Path) -> sqlx::SqlitePool {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("naru.db"));
+    sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap()
+}
+
+/// Makes of a store what the first Naru wrote.
+async fn age(folder: &Path) {
+    let database = database_of(folder).await;
+    sqlx::raw_sql("DROP TABLE format; PRAGMA user_version = 1").execute(&database).await.unwrap();
+    database.close().await;
+}
+
+fn copies(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut copies: Vec<_> =
+        entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("naru.db.format-1.")).collect();
+    copies.sort();
+    copies
+}
+
+#[tokio::test]
+async fn an_older_catalog_is_copied_and_brought_forward() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        store.set_document("site/ca", Some(b"kept")).await.unwrap();
+        store.close().await;
+        drop(store);
+        for earlier in ["1", "2"] {
+            std::fs::write(folder.path().join(format!("naru.db.format-1.{earlier}")), "").unwrap();
+        }
+        age(folder.path()).await;
+        let store = open(&folder).await;
+        assert_eq!(store.document("site/ca").await.unwrap().unwrap(), b"kept");
+        store.close().await;
+        drop(store);
+        // The newest two stay, and the newest is whole.
+        let made = copies(folder.path());
+        assert_eq!(made.len(), 2, "{made:?}");
+        assert!(made.contains(&folder.path().join("naru.db.format-1.2")));
+        let old = tempfile::tempdir().unwrap();
+        let copy = made.iter().find(|path| !path.ends_with("naru.db.format-1.2")).unwrap();
+        std::fs::copy(copy, old.path().join("naru.db")).unwrap();
+        let database = database_of(old.path()).await;
+        assert_eq!(sqlx::query_scalar::<_, i64>("PRAGMA user_version").fetch_one(&database).await.unwrap(), 1);
+        database.close().await;
+        let back = Store::open(old.path()).await.unwrap();
+        assert_eq!(back.document("site/ca").await.unwrap().unwrap(), b"kept");
+        // What is of this format already is left alone.
+        drop(open(&folder).await);
+        assert_eq!(copies(folder.path()), made);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_changes_nothing_and_names_the_copy() {
+    for_each_store(async |folder| {
+        open(&folder).await.close().await;
+        let database = database_of(folder.path()).await;
+        // The table is there already: no step can make it.
+        sqlx::raw_sql("PRAGMA user_version = 1").execute(&database).await.unwrap();
+        database.close().await;
+        let refused =
+            if SHARED.get() { Store::open_shared(folder.path()).await } else { Store::open(folder.path()).await };
+        let refused = refused.unwrap_err();
+        let made = copies(folder.path());
+        assert!(matches!(&refused, Error::Migration { found: 1, known: 2, copy, .. } if *copy == made[0]), "{refused}");
+        let database = database_of(folder.path()).await;
+        assert_eq!(sqlx::query_scalar::<_, i64>("PRAGMA user_version").fetch_one(&database).await.unwrap(), 1);
+        database.close().await;
+    })
+    .await;
 }
 
 #[tokio::test]
