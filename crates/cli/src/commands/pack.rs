@@ -39,7 +39,7 @@ pub(crate) struct Request {
     #[arg(long, conflicts_with = "parity", requires = "volume_size")]
     media: bool,
     /// What the volumes' names end in
-    #[arg(long, value_name = "SUFFIX", default_value = ".tar")]
+    #[arg(long, value_name = "SUFFIX", default_value = ".tar", value_parser = suffix)]
     suffix: String,
     /// Signs with this key, as `naru key new` writes it, and not with the store's own
     #[arg(long, value_name = "FILE")]
@@ -145,6 +145,16 @@ impl Progress for Hearing {
     }
     fn end(&self) {
         self.voice.end();
+    }
+}
+
+/// A part of a file's name, and nothing that leads elsewhere or that a load passes over.
+fn suffix(text: &str) -> Result<String, String> {
+    let is_plain = text.len() <= 40 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    match text {
+        _ if !is_plain => Err("letters, digits, `.`, `_` and `-`, at most 40".to_owned()),
+        _ if text.ends_with(".partial") => Err("`.partial` is what unfinished files end in".to_owned()),
+        _ => Ok(text.to_owned()),
     }
 }
 
