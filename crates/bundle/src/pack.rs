@@ -18,9 +18,12 @@ use crate::receipt::{self, Inventory, Since};
 use crate::tree::{Tree, TreeManifest};
 use crate::volume::CHUNK;
 use crate::{
-    Error, Plan, Result, SecretKey, Volume, WantList, beside, document, key, parity, tar, volumes_below, words,
+    Archive, Error, Exported, Plan, Result, SecretKey, Volume, WantList, beside, document, key, parity, tar,
+    volumes_below, words,
 };
 
+/// The name of the archive of images that may lie beside the volumes.
+pub(crate) const SEED: &str = "naru-seed.tar";
 /// vfat's own number (statfs(2), `MSDOS_SUPER_MAGIC`); its files end one byte before 4 GiB.
 const VFAT: i64 = 0x4d44;
 const VFAT_LIMIT: u64 = (4 << 30) - 512;
@@ -46,6 +49,8 @@ pub struct PackOptions {
     pub binary: Option<PathBuf>,
     /// Parity files to lay beside the volumes: so many lost volumes can be brought back.
     pub parity: usize,
+    /// Images to lay beside the volumes as one archive, for nodes that have a runtime and no server yet.
+    pub seed: Vec<Exported>,
     /// Leave out what all of these have.
     pub since: Vec<Since>,
     /// Carry nothing but what this lists; the selection is then what needs it.
@@ -86,6 +91,8 @@ pub struct Packed {
     pub rest: Option<(usize, usize)>,
     /// The parity files.
     pub parity: Vec<PackedVolume>,
+    /// The archive of images beside them.
+    pub seed: Option<PackedVolume>,
 }
 
 /// Packs what is selected.
@@ -119,12 +126,18 @@ pub async fn pack(
         None if since.is_empty() => Leave::Nothing,
         None => Leave::These(receipt::in_all(store, since).await?),
     };
+    let seed = match options.seed.as_slice() {
+        [] => None,
+        images => Some(Archive::plan(store, images, None).await?),
+    };
     let gathered = gather(store, selection, &leave).await?;
     let bytes: u64 = gathered.blobs.iter().map(|item| item.member.size).sum();
     progress.say(&format!("{} blobs and {} documents, {bytes} bytes", gathered.blobs.len(), gathered.documents.len()));
     let (own, progress_too) = (store.clone(), Arc::clone(&progress));
-    let written =
-        tokio::task::spawn_blocking(move || write(&own, gathered, &options, &key, progress_too.as_ref())).await?;
+    let written = tokio::task::spawn_blocking(move || {
+        write(&own, gathered, seed.as_ref(), &options, &key, progress_too.as_ref())
+    })
+    .await?;
     let (packed, plan) = written?;
     let before = match leave {
         Leave::These(inventory) => Some(inventory),
@@ -377,6 +390,7 @@ impl Gathering<'_> {
 fn write(
     store: &Store,
     gathered: Gathered,
+    seed: Option<&Archive>,
     options: &PackOptions,
     key: &SecretKey,
     progress: &dyn Progress,
@@ -412,7 +426,7 @@ fn write(
     let mut numbers: Vec<usize> = (1..=layout.volumes.len())
         .filter(|number| options.only.as_ref().is_none_or(|only| only.contains(number)))
         .collect();
-    let fitting = room_for(&layout, &numbers, options)?;
+    let fitting = room_for(&layout, &numbers, seed.map_or(0, |seed| seed.size), options)?;
     let rest = numbers.get(fitting).copied().zip(numbers.last().copied());
     numbers.truncate(fitting);
     let total = numbers.iter().filter_map(|number| layout.volumes.get(number - 1)).map(|volume| volume.size).sum();
@@ -452,11 +466,38 @@ fn write(
         rest,
         volumes,
         parity: Vec::new(),
+        seed: None,
     };
-    let packed = Packed { parity: cover(&packed, options, key, progress)?, ..packed };
+    let seed = seed.map(|seed| write_seed(seed, options, progress)).transpose()?;
+    let packed = Packed { parity: cover(&packed, options, key, progress)?, seed, ..packed };
     beside::write(store, &packed, &layout, &trees, options)?;
     sync_folder(&options.out)?;
     Ok((packed, layout.plan))
+}
+
+/// Lays an archive of images beside the volumes.
+fn write_seed(seed: &Archive, options: &PackOptions, progress: &dyn Progress) -> Result<PackedVolume> {
+    let path = options.out.join(SEED);
+    if options.volume_size.is_some_and(|limit| seed.size > limit) {
+        let why = format!("{SEED} would have {} bytes, and a seed is one file: name fewer images", seed.size);
+        return Err(Error::VolumeSize { size: options.volume_size.unwrap_or_default(), why });
+    }
+    let partial = path.with_extension("partial");
+    let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&partial);
+    let mut file = file.map_err(Error::io(&partial))?;
+    seed.write(std::io::BufWriter::with_capacity(CHUNK, &file), progress)?;
+    file.sync_all().and_then(|()| file.rewind()).map_err(Error::io(&partial))?;
+    let mut hasher = Hasher::sha256();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let read = file.read(&mut buffer).map_err(Error::io(&partial))?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(buffer.get(..read).unwrap_or_default());
+    }
+    std::fs::rename(&partial, &path).map_err(Error::io(&path))?;
+    Ok(PackedVolume { path, size: seed.size, sha256: hasher.finish(), kept: false })
 }
 
 /// Lays parity beside the volumes.
@@ -535,11 +576,11 @@ fn refuse_others(layout: &Layout, out: &Path) -> Result<()> {
 }
 
 /// How many of these volumes there is room for, in their order. All of them, unless they may go to several media.
-fn room_for(layout: &Layout, numbers: &[usize], options: &PackOptions) -> Result<usize> {
+fn room_for(layout: &Layout, numbers: &[usize], seed: u64, options: &PackOptions) -> Result<usize> {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     let status = rustix::fs::statvfs(&options.out).map_err(|error| Error::io(&options.out)(error.into()))?;
     let free = status.f_bavail.saturating_mul(status.f_frsize);
-    let mut needed = 1 << 20;
+    let mut needed = (1 << 20) + seed.saturating_sub(size(&options.out.join(SEED)));
     needed += options.binary.as_deref().map_or(0, size).saturating_sub(size(&options.out.join("naru")));
     let largest = layout.volumes.iter().map(|volume| volume.size).max().unwrap_or_default();
     needed += options.parity as u64 * (largest + parity::overhead(layout.volumes.len() as u64));

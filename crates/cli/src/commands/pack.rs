@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::Store;
 
-use super::{Context, Work, by_who_holds_it, lock};
+use super::{Context, Work, by_who_holds_it, export, lock};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::size::{VolumeSize, size};
@@ -51,6 +51,9 @@ pub(crate) struct Request {
     /// So many parity files beside the volumes: any so many volumes that are lost or damaged can be brought back
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "only")]
     parity: usize,
+    /// Lays these images beside the volumes too, as one archive that a node without a server loads; given several times
+    #[arg(long, value_name = "IMAGE")]
+    seed: Vec<String>,
     /// Only what a site's want-list lists
     #[arg(long, value_name = "FILE", conflicts_with_all = ["all", "since"])]
     want: Option<PathBuf>,
@@ -68,6 +71,7 @@ pub(crate) struct Order {
     /// The key's text: the holder of the store may not read the file.
     sign: Option<String>,
     parity: usize,
+    seed: Vec<String>,
     since: Vec<Before>,
     want: Option<WantList>,
 }
@@ -103,6 +107,7 @@ pub(crate) async fn begin(mut request: Request, context: &Context, voice: &Speak
                 .into());
         }
         request.only = Some(first..=last);
+        request.seed.clear();
     }
 }
 
@@ -168,6 +173,7 @@ fn order(request: &Request, context: &Context) -> anyhow::Result<(Work, Vec<File
         suffix: request.suffix.clone(),
         sign: sign.transpose()?,
         parity: request.parity,
+        seed: request.seed.clone(),
         since,
         want,
     };
@@ -224,11 +230,12 @@ pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &
         sign,
         binary,
         parity: order.parity,
+        seed: export::named(store, &order.seed).await?,
         since,
         want: order.want.clone(),
     };
     let packed = bundle::pack(store, &order.selection, options, Arc::clone(voice) as Arc<dyn Progress>).await?;
-    for volume in packed.volumes.iter().chain(&packed.parity) {
+    for volume in packed.volumes.iter().chain(&packed.parity).chain(&packed.seed) {
         let kept = if volume.kept { "  (was there)" } else { "" };
         let text = format!("{}  {}  {}{kept}", volume.sha256.hex(), size(volume.size), volume.path.display());
         let value =

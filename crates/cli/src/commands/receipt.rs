@@ -1,6 +1,6 @@
 //! `naru receipt`: what this store has, for the side that packs.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -11,6 +11,7 @@ use store::Store;
 
 use super::{Context, Work, by_who_holds_it};
 use crate::exit::Exit;
+use crate::output::Output;
 use crate::terminal::Speaker;
 
 /// Where to write it.
@@ -24,20 +25,20 @@ pub(crate) struct Request {
 pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let Some(path) = &request.output else { return by_who_holds_it(Work::Receipt, Vec::new(), context, voice).await };
     // The holder of the store may not write where this user may: it gets the open file.
-    let partial = path.with_added_extension("partial");
-    let file = File::create(&partial).with_context(|| partial.display().to_string())?;
-    let exit = by_who_holds_it(Work::Receipt, vec![file], context, voice).await;
-    match exit {
-        Ok(Exit::Done) => fs::rename(&partial, path).with_context(|| path.display().to_string())?,
-        _ => drop(fs::remove_file(&partial)),
+    let named = || path.display().to_string();
+    let output = Output::begin(path).with_context(named)?;
+    let file = output.file().try_clone().with_context(named)?;
+    let exit = by_who_holds_it(Work::Receipt, vec![file], context, voice).await?;
+    if exit == Exit::Done {
+        output.finish().with_context(named)?;
     }
-    exit
+    Ok(exit)
 }
 
 pub(crate) async fn write(store: &Store, files: Vec<File>, voice: &Speaker) -> anyhow::Result<Exit> {
     let (receipt, bytes) = Receipt::write(store).await?;
     for mut file in files {
-        file.write_all(&bytes).and_then(|()| file.sync_all()).context("the receipt")?;
+        file.write_all(&bytes).context("the receipt")?;
     }
     let bundle = receipt.bundle.map(|bundle| bundle::words(&bundle));
     let newest = bundle.as_deref().unwrap_or("none has been loaded whole");

@@ -114,6 +114,8 @@ pub(crate) async fn run(
     let server = Arc::new(server);
     announce(&server, &store, voice).await?;
     let secrets = Arc::new(Secrets::default());
+    let (over, is_over) = oneshot::channel();
+    let commands = tokio::spawn(holder::listen(store.clone(), socket, Arc::clone(&secrets), is_over));
     let (ending, ended) = oneshot::channel();
     let shutdown = async {
         end.await;
@@ -126,10 +128,14 @@ pub(crate) async fn run(
     };
     let result = tokio::select! {
         result = server.run(shutdown) => result.map(|()| Exit::Done).map_err(anyhow::Error::from),
-        () = holder::listen(&store, socket, &secrets) => Ok(Exit::Done),
-        exit = hurried => Ok(exit),
+        exit = hurried => {
+            commands.abort();
+            Ok(exit)
+        }
         () = reload(request, &folder, &server, &secrets, voice) => Ok(Exit::Done),
     };
+    drop(over);
+    let _ = commands.await;
     store.close().await;
     result
 }
