@@ -22,6 +22,9 @@ use crate::verify::{Documents, documents, manifest_bytes, shown, some};
 use crate::volume::Volume;
 use crate::{As, Error, Names, Plan, PublicKey, Result, WantList, key, volume_name, words};
 
+/// Seconds by which another machine's clock may be ahead: a time zone that was set wrong is less.
+const DAY: i64 = 24 * 60 * 60;
+
 /// How a bundle is to be loaded.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
@@ -158,8 +161,10 @@ struct Loading<'a> {
 /// What a worker brings.
 enum Brought {
     Blob(NewBlob),
-    /// Pieces of a blob that are on disk and durable.
+    /// Pieces of a blob that are on disk and durable now, too.
     Pieces(Digest, Vec<(u64, u64)>),
+    /// The pieces of a blob were wrong, and are gone.
+    NoPieces(Digest),
     Damage(String),
 }
 
@@ -426,7 +431,8 @@ impl Loading<'_> {
                         loaded.written.1 += blob.size();
                         change.blob(None, blob);
                     }
-                    Brought::Pieces(digest, pieces) => self.set_pieces(&digest, &pieces).await?,
+                    Brought::Pieces(digest, pieces) => self.add_pieces(&digest, &pieces).await?,
+                    Brought::NoPieces(digest) => self.forget_pieces(&digest).await?,
                     Brought::Damage(damage) => loaded.damage.push(damage),
                 }
             }
@@ -434,7 +440,7 @@ impl Loading<'_> {
             // Only now are the pieces of a cut blob needed no more.
             for digest in whole {
                 if !self.pieces(&digest).await?.is_empty() {
-                    self.set_pieces(&digest, &[]).await?;
+                    self.forget_pieces(&digest).await?;
                 }
             }
         }
@@ -449,10 +455,19 @@ impl Loading<'_> {
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
     }
 
-    async fn set_pieces(&self, digest: &Digest, pieces: &[(u64, u64)]) -> Result<()> {
-        let name = format!("pieces/{}", digest.hex());
-        let bytes = serde_json::to_vec(pieces).unwrap_or_default();
-        Ok(self.store.set_document(&name, (!pieces.is_empty()).then_some(&bytes)).await?)
+    /// Another load may bring other pieces of the same blob meanwhile.
+    async fn add_pieces(&self, digest: &Digest, brought: &[(u64, u64)]) -> Result<()> {
+        let add = |there: Option<Vec<u8>>| {
+            let known = there.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let mut pieces: BTreeSet<(u64, u64)> = known.unwrap_or_default();
+            pieces.extend(brought);
+            (!pieces.is_empty()).then(|| serde_json::to_vec(&pieces).unwrap_or_default())
+        };
+        Ok(self.store.revise_document(&format!("pieces/{}", digest.hex()), add).await?)
+    }
+
+    async fn forget_pieces(&self, digest: &Digest) -> Result<()> {
+        Ok(self.store.set_document(&format!("pieces/{}", digest.hex()), None).await?)
     }
 
     /// Makes visible what is whole, and says what is not.
@@ -470,6 +485,9 @@ impl Loading<'_> {
         }
         let mut waiting: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
         let mut entries = 0;
+        // An entry of a clock that was far ahead would keep every later one out.
+        let (now, mut ahead) = (self.store.now(), 0_u64);
+        let latest = now.saturating_add(DAY);
         for tree in &trees {
             let names = tree.entries.values().map(|entry| entry.name.clone());
             loaded.names.entry(tree.repository.clone()).or_default().extend(names);
@@ -490,7 +508,12 @@ impl Loading<'_> {
                     for blob in needed {
                         visible.grant_blob(&tree.repository, &blob);
                     }
-                    visible.entry(&tree.repository, entry.clone());
+                    let mut entry = entry.clone();
+                    if entry.seen > latest {
+                        ahead += 1;
+                        entry.seen = now;
+                    }
+                    visible.entry(&tree.repository, entry);
                 } else {
                     entries += 1;
                 }
@@ -513,6 +536,12 @@ impl Loading<'_> {
                     }
                 }
             }
+        }
+        if ahead > 0 {
+            self.progress.warn(&format!(
+                "{ahead} entries say that their upstream was asked more than a day from now: they are taken as of now; \
+                 look at the clock there, and here"
+            ));
         }
         loaded.applied = self.store.apply(visible).await?;
         say_what_shares_a_path(self.store, &loaded.applied, self.progress.as_ref()).await?;
@@ -671,7 +700,7 @@ fn bring(store: &Store, volumes: &[Volume], work: &Work, progress: &dyn Progress
         }
         Work::Cut { digest, size, pieces, known } => {
             let mut patchwork = store.patchwork(digest, *size)?;
-            let (mut brought, mut have) = (Vec::new(), known.clone());
+            let (mut brought, mut fresh) = (Vec::new(), Vec::new());
             for (number, member, part) in pieces {
                 let Some(volume) = volumes.get(*number) else { continue };
                 let streamed = volume.stream(member, |at, bytes| {
@@ -679,24 +708,24 @@ fn bring(store: &Store, volumes: &[Volume], work: &Work, progress: &dyn Progress
                     Ok(patchwork.write_at(part.at + at, bytes)?)
                 });
                 match streamed {
-                    Ok(true) => have.push((part.at, member.size)),
+                    Ok(true) => fresh.push((part.at, member.size)),
                     Err(error @ Error::Store(_)) => return Err(error),
                     Ok(false) => brought.push(Brought::Damage(volume.damage(member))),
                     Err(error) => brought.push(Brought::Damage(format!("{}: {error}", volume.damage(member)))),
                 }
             }
-            if covers(&have, 0, *size) {
+            if covers(&[known.as_slice(), fresh.as_slice()].concat(), 0, *size) {
                 match patchwork.finish() {
                     Ok(blob) => brought.push(Brought::Blob(blob)),
                     Err(store::Error::Mismatch { .. }) => {
-                        brought.push(Brought::Pieces(*digest, Vec::new()));
+                        brought.push(Brought::NoPieces(*digest));
                         brought.push(Brought::Damage(format!("the pieces of {digest} do not make it")));
                     }
                     Err(error) => return Err(error.into()),
                 }
             } else {
                 patchwork.keep()?;
-                brought.push(Brought::Pieces(*digest, have));
+                brought.push(Brought::Pieces(*digest, fresh));
             }
             Ok(brought)
         }

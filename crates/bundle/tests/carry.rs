@@ -204,6 +204,30 @@ async fn a_store_that_rots_is_noticed_before_its_blob_is_cut() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_ahead_pins_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Repository::files("dl.k8s.io");
+    let bundle_of = async |name: &str, bytes: &[u8], seen: i64| {
+        let store = Store::open(&folder.path().join(name)).await.unwrap();
+        let mut change = Change::new();
+        change.blob(Some(&files), put(&store, bytes));
+        change.entry(&files, entry("stable", Digest::of(bytes), seen));
+        store.apply(change).await.unwrap();
+        let out = folder.path().join(format!("medium-{name}"));
+        bundle::pack(&store, &Selection::All, options(&out, None), Arc::new(Silent)).await.unwrap();
+        vec![out.join("naru-0001.tar")]
+    };
+    let inside = inside(folder.path()).await;
+    let now = inside.now();
+    try_load(&inside, &bundle_of("ahead", b"of 2099", 4_070_908_800).await).await.unwrap();
+    let seen = inside.entry(&files, "stable").await.unwrap().unwrap().seen;
+    assert!((now..now + 600).contains(&seen), "{seen}");
+    // What is asked of its upstream later comes in.
+    try_load(&inside, &bundle_of("later", b"of later", now + 43_200).await).await.unwrap();
+    assert_eq!(inside.entry(&files, "stable").await.unwrap().unwrap().digest, Digest::of(b"of later"));
+}
+
+#[tokio::test]
 async fn what_is_local_here_stays() {
     let folder = tempfile::tempdir().unwrap();
     let local = Repository::image("", "tool");
