@@ -140,6 +140,25 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
         self.ctr(&arguments)?.ok(&format!("ctr run {image}"))
     }
 
+    /// Begins `ctr run` of an image that was pulled, in the journey's own network, and leaves it to itself.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn begin(&self, image: &str, name: &str, command: &[&str], log: &Path) -> Result<Daemon> {
+        let mut ctr = Command::new(find("ctr").context("ctr is not here")?);
+        ctr.arg("-a").arg(&self.socket).args([
+            "-n",
+            "journey",
+            "run",
+            "--rm",
+            "--net-host",
+            "--snapshotter",
+            SNAPSHOTTER,
+        ]);
+        ctr.arg("--fifo-dir").arg(self.work.join("fifo")).args([image, name]).args(command);
+        Daemon::start(&mut ctr, log)
+    }
+
     /// Pulls as a kubelet does, through CRI's `PullImage`; the image's repository digests then.
     ///
     /// # Errors

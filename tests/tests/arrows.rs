@@ -33,6 +33,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("rcgen", &["serve"]),
     ("argon2", &["serve"]),
     ("tar", &["bundle"]),
+    ("reed-solomon-simd", &["bundle"]),
     ("zstd", &["bundle"]),
     ("liblzma", &["bundle"]),
     ("toml_edit", &["kinds"]),

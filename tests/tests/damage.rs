@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use journeys::image::{Content, Family, Image, large};
@@ -86,6 +86,59 @@ fn verify_reads_the_medium_and_not_the_cache() {
         let serving = inside.serve(&[])?;
         serving.holds(&format!("{}/library/app", registry.host()), &image)?;
         run("umount", [medium])?;
+        Ok(())
+    });
+}
+
+/// Where the store has the bytes of a blob.
+fn file_of(naru: &Naru, digest: &str) -> Result<PathBuf> {
+    let hex = digest.trim_start_matches("sha256:");
+    let folder = naru.store().join("blobs/sha256").join(&hex[..2]);
+    let names = std::fs::read_dir(&folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    let found = names.iter().find(|entry| entry.file_name().to_string_lossy().starts_with(hex));
+    Ok(found.with_context(|| format!("{digest} is not in the store"))?.path())
+}
+
+#[test]
+fn what_a_store_has_lost_is_brought_again() {
+    journey("what_a_store_has_lost_is_brought_again", &[Need::Program("docker-registry")], |folder| {
+        let registry = Registry::start(folder, "one")?;
+        let image =
+            Image::single(Family::Oci, "linux/amd64", &[large(folder, 3 << 20, 1)?, large(folder, 2 << 20, 2)?]);
+        registry.push("library/app", "1", &image)?;
+        let outside = Naru::new(folder, "outside")?;
+        outside.list(&format!("platforms: [linux/amd64]\nimages:\n- {}/library/app:1\n", registry.host()))?;
+        let (bundle, inside) = (folder.join("bundle"), Naru::new(folder, "inside")?);
+        outside.pack(&bundle, &[])?;
+        inside.load(&bundle)?;
+
+        let digests: Vec<&str> = image.blobs.iter().rev().take(2).map(|blob| blob.digest.as_str()).collect();
+        let lose = |naru: &Naru| -> Result<()> {
+            std::fs::remove_file(file_of(naru, digests[0])?)?;
+            let path = file_of(naru, digests[1])?;
+            let mut bytes = std::fs::read(&path)?;
+            bytes[1 << 20] ^= 1;
+            Ok(std::fs::write(path, bytes)?)
+        };
+        let is_named = |naru: &Naru| -> Result<()> {
+            let outcome = naru.run(["fsck"])?;
+            ensure!(!outcome.status.success(), "fsck saw nothing: {}", outcome.stdout);
+            for digest in &digests {
+                ensure!(outcome.stdout.contains(digest), "{digest} is not named: {}", outcome.stdout);
+            }
+            ensure!(outcome.stderr.contains("naru load"), "nobody says how to heal it: {}", outcome.stderr);
+            Ok(())
+        };
+        lose(&inside)?;
+        is_named(&inside)?;
+        inside.load(&bundle)?;
+        inside.ok(["fsck"])?;
+        inside.serve(&[])?.holds(&format!("{}/library/app", registry.host()), &image)?;
+
+        lose(&outside)?;
+        is_named(&outside)?;
+        outside.ok(["pull"])?;
+        outside.ok(["fsck"])?;
         Ok(())
     });
 }

@@ -110,3 +110,43 @@ fn every_runtime_loads_what_is_exported() {
         Ok(())
     });
 }
+
+#[test]
+fn a_seed_lies_beside_the_volumes() {
+    journey("a_seed_lies_beside_the_volumes", NEEDS, |folder| {
+        let (_, name, image) = site(folder)?;
+        let outside = Naru::new(folder, "outside")?;
+        let medium = folder.join("medium");
+        let packed = outside.ok(["pack", "-o", text(&medium)?, "--seed", &name])?.stdout;
+        let seed = medium.join("naru-seed.tar");
+        ensure!(packed.contains(text(&seed)?), "{packed}");
+        let exported = folder.join("exported.tar");
+        outside.ok(["export", &name, "-o", text(&exported)?])?;
+        ensure!(std::fs::read(&seed)? == std::fs::read(&exported)?, "it is another archive than `naru export` writes");
+        run("sh", ["-c", &format!("cd {} && sha256sum --check --quiet SHA256SUMS", text(&medium)?)])?;
+        let sums = std::fs::read_to_string(medium.join("SHA256SUMS"))?;
+        ensure!(sums.contains("naru-seed.tar"), "{sums}");
+        let readme = std::fs::read_to_string(medium.join("README.txt"))?;
+        ensure!(readme.contains("images import naru-seed.tar"), "{readme}");
+
+        // A bare node: a runtime, and nobody to ask.
+        let containerd = Containerd::start(folder, &Mirror { address: "127.0.0.1:1".to_owned(), ca: None })?;
+        let import = ["images", "import", "--platform", "linux/amd64", "--snapshotter", "native", text(&seed)?];
+        containerd.ctr(&import)?.ok("ctr images import")?;
+        let said = containerd.run(&name, "seeded", &["/bin/cat", "/etc/marker"])?;
+        ensure!(said == "exported\n", "ctr run: {said}");
+
+        // A site that trusts a key takes the bundle and leaves the seed, which nobody signed, alone.
+        let site = Naru::new(folder, "trusting")?;
+        let key = packed.lines().find_map(|line| line.trim().strip_prefix("public key ")).context("the key")?;
+        site.ok(["key", "trust", key])?;
+        site.ok(["load", text(&medium)?])?;
+        ensure!(site.ok(["ls"])?.stdout.contains(image.digest()));
+        let again = outside.ok(["pack", "-o", text(&medium)?, "--only", "1"])?.stdout;
+        ensure!(again.contains("was there"), "{again}");
+        ensure!(std::fs::read_to_string(medium.join("SHA256SUMS"))? == sums, "the sums forgot the seed");
+        let missing = outside.run(["pack", "-o", text(&medium)?, "--seed", "nothing:1"])?;
+        ensure!(!missing.status.success() && missing.stderr.contains("nothing:1"), "{}", missing.stderr);
+        Ok(())
+    });
+}

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use journeys::{Naru, Need, Outcome, http, journey};
+use journeys::image::Blob;
+use journeys::{Folder, Naru, Need, Outcome, http, journey, run};
+use serde_json::json;
 
 const LIMIT: u64 = 256 << 20;
 
@@ -61,6 +63,22 @@ impl Drop for Group {
     }
 }
 
+/// What `docker save` would write of an image with one layer of 256 MiB.
+fn saved(folder: &Folder) -> Result<PathBuf> {
+    let work = folder.make("saved")?;
+    File::create(work.join("layer.tar"))?.set_len(256 << 20)?;
+    let diff_id = Blob::of_file(work.join("layer.tar"))?.digest;
+    let config =
+        json!({ "os": "linux", "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": [diff_id] } });
+    std::fs::write(work.join("c.json"), config.to_string())?;
+    let list = json!([{ "Config": "c.json", "RepoTags": ["saved:1"], "Layers": ["layer.tar"] }]);
+    std::fs::write(work.join("manifest.json"), list.to_string())?;
+    let archive = folder.join("saved.tar");
+    let (from, to) = (work.to_str().context("a path of our own")?, archive.to_str().context("a path of our own")?);
+    run("tar", ["-C", from, "-cf", to, "layer.tar", "c.json", "manifest.json"])?;
+    Ok(archive)
+}
+
 #[test]
 fn every_command_is_content_with_256_mib() {
     journey("every_command_is_content_with_256_mib", &[Need::Root], |folder| {
@@ -95,6 +113,17 @@ fn every_command_is_content_with_256_mib() {
         limited(&outside, &["verify", medium])?;
         limited(&outside, &["report", "--format", "json", medium])?;
         limited(&inside, &["load", medium])?;
+        // Archives of others: as they are, and by compressors that were given all the memory they can use.
+        let saved = saved(folder)?;
+        let saved = saved.to_str().context("a path of our own")?;
+        for (program, arguments) in [("xz", &["-9"][..]), ("zstd", &["-q", "--ultra", "-22", "--long=27"])] {
+            run(program, arguments.iter().chain(&["-k", saved]))?;
+        }
+        for (name, ending) in [("plain", ""), ("xz", ".xz"), ("zstd", ".zst")] {
+            let as_name = format!("image:{name}:1");
+            let fresh = Naru::new(folder, name)?;
+            limited(&fresh, &["load", "--as", &as_name, &format!("{saved}{ending}")])?;
+        }
         limited(&inside, &["fsck"])?;
 
         // A server: 64 MiB and what its connections may have.

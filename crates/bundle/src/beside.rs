@@ -10,7 +10,7 @@ use artifact::{Digest, Hasher};
 use store::Store;
 
 use crate::document::What;
-use crate::pack::{PackOptions, Packed, write_beside};
+use crate::pack::{PackOptions, Packed, SEED, write_beside};
 use crate::plan::{Layout, Source};
 use crate::report::{self, Format};
 use crate::tree::Tree;
@@ -71,7 +71,8 @@ pub(crate) fn write(
     let bundle = Some((&packed.id, packed.fingerprint.as_str()));
     let html = report::report_of_rows(&rows, bundle, Format::Html);
     let csv = report::report_of_rows(&rows, bundle, Format::Csv);
-    let readme = readme(packed, options.suffix.as_str());
+    // It may be another run's, of another volume.
+    let readme = readme(packed, options.suffix.as_str(), out.join(SEED).exists());
     let mut sums: BTreeMap<String, Digest> = earlier_sums(&out.join("SHA256SUMS"), layout);
     for (name, text) in [("CONTENTS.html", html), ("CONTENTS.csv", csv), ("README.txt", readme)] {
         write_beside(&out.join(name), text.as_bytes())?;
@@ -80,7 +81,7 @@ pub(crate) fn write(
     if let Some(binary) = &options.binary {
         sums.insert("naru".to_owned(), copy_binary(binary, &out.join("naru"))?);
     }
-    for volume in &packed.volumes {
+    for volume in packed.volumes.iter().chain(&packed.parity).chain(&packed.seed) {
         let name = volume.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         sums.insert(name, volume.sha256);
     }
@@ -96,7 +97,7 @@ fn earlier_sums(path: &Path, layout: &Layout) -> BTreeMap<String, Digest> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines = text.lines().filter_map(|line| {
         let (hex, name) = line.split_once("  ")?;
-        let is_ours = layout.volumes.iter().any(|volume| volume.name == name);
+        let is_ours = name == SEED || layout.volumes.iter().any(|volume| volume.name == name);
         let is_there = path.with_file_name(name).exists();
         Some((name.to_owned(), Digest::from_hex(hex).ok()?)).filter(|_| is_ours && is_there)
     });
@@ -129,11 +130,18 @@ fn copy_binary(from: &Path, to: &Path) -> Result<Digest> {
     Ok(digest)
 }
 
-fn readme(packed: &Packed, suffix: &str) -> String {
+fn readme(packed: &Packed, suffix: &str, has_seed: bool) -> String {
     let Packed { id, words, fingerprint, of, .. } = packed;
     let first = crate::volume_name(1, suffix);
     let last = crate::volume_name(*of, suffix);
     let hex = id.hex();
+    let (mut seed, mut seed_ko) = (String::new(), String::new());
+    if has_seed {
+        seed =
+            format!("A bare node:        ctr -n k8s.io images import {SEED}   (or docker load -i, podman load -i)\n");
+        seed_ko =
+            format!("서버 없는 노드: ctr -n k8s.io images import {SEED}   (또는 docker load -i, podman load -i)\n");
+    }
     format!(
         "A BUNDLE OF NARU\n\
          \n\
@@ -147,7 +155,9 @@ fn readme(packed: &Packed, suffix: &str) -> String {
          To check it:        ./naru verify .\n\
          To load it:         ./naru load .\n\
          To serve it:        ./naru serve\n\
+         Without loading it: ./naru serve --bundle .\n\
          To set a node up:   ./naru setup containerd   (or docker, podman)\n\
+         {seed}\
          If ./naru may not be run from this medium, copy it to where it may: cp naru /tmp && chmod +x /tmp/naru\n\
          A missing or damaged volume is named; load the rest now, and that volume when you have it.\n\
          \n\
@@ -161,7 +171,9 @@ fn readme(packed: &Packed, suffix: &str) -> String {
          검증:        ./naru verify .\n\
          싣기:        ./naru load .\n\
          제공:        ./naru serve\n\
+         싣지 않고 제공: ./naru serve --bundle .\n\
          노드 설정:   ./naru setup containerd   (또는 docker, podman)\n\
+         {seed_ko}\
          이 매체에서 ./naru를 실행할 수 없으면 다른 곳에 복사해 실행하십시오: cp naru /tmp && chmod +x /tmp/naru\n\
          빠지거나 손상된 볼륨은 이름을 알려 줍니다. 나머지를 먼저 싣고, 그 볼륨은 나중에 실으면 됩니다.\n"
     )

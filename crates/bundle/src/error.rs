@@ -164,6 +164,34 @@ pub enum Error {
         /// Bytes free.
         free: u64,
     },
+    /// A file is no receipt, or not whole.
+    #[error("{path}: not a receipt: {why}")]
+    Receipt {
+        /// The file, or the words that named it.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Words name neither a receipt nor a bundle that is known here.
+    #[error("`{what}` names no receipt and no bundle that this store remembers")]
+    NotRemembered {
+        /// The words.
+        what: String,
+    },
+    /// A want-list cannot be read.
+    #[error("{path}: not a want-list: {why}")]
+    WantList {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Parity cannot be made, or cannot bring back what is lost.
+    #[error("parity: {why}")]
+    Parity {
+        /// Why.
+        why: String,
+    },
     /// A key's text cannot be read.
     #[error("{what} is not a key: {why}")]
     Key {
@@ -193,6 +221,16 @@ pub enum Error {
         digest: Digest,
         /// What is wrong with it.
         why: String,
+    },
+    /// Bytes lie in a volume that is not here.
+    #[error("{digest} needs {}, which is not here", .names.join(" and "))]
+    Elsewhere {
+        /// What was asked for.
+        digest: Digest,
+        /// The volumes' numbers.
+        volumes: Vec<u32>,
+        /// Their names.
+        names: Vec<String>,
     },
     /// A thread of ours ended without an answer.
     #[error("a worker ended early: {0}")]
@@ -272,6 +310,16 @@ impl Error {
                 "make room there; a store can lie elsewhere (--store), and a bundle on several media (--volume-size, --only)"
                     .to_owned()
             }
+            Self::Receipt { .. } => "get it again from the store that wrote it: `naru receipt -o FILE`".to_owned(),
+            Self::NotRemembered { .. } => {
+                "write all eight words; a store remembers the bundles that it packed and the receipts it was given as files"
+                    .to_owned()
+            }
+            Self::WantList { .. } => "get it again from the store that wrote it: `naru load` names the file".to_owned(),
+            Self::Parity { .. } => {
+                "bring all volumes and parity files that there are into one folder; `naru pack --only N` writes a volume again"
+                    .to_owned()
+            }
             Self::Key { .. } => "a key is what `naru key new` wrote, or minisign (without a password)".to_owned(),
             Self::Findings { .. } => "write it with `trivy image --format json` or `grype --output json`".to_owned(),
             Self::StoreDamaged { .. } => {
@@ -279,6 +327,7 @@ impl Error {
             }
             Self::Incomplete { .. } => "`naru show` tells what of it is here; load or pull the rest first".to_owned(),
             Self::Tree { .. } => "the bundle was made by a faulty or hostile program; do not load it".to_owned(),
+            Self::Elsewhere { .. } => "bring that volume, and begin again".to_owned(),
             Self::Worker(_) => return None,
         })
     }

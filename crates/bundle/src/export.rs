@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{Read as _, Write};
-use std::sync::Arc;
 
 use artifact::{Descriptor, Digest, Hasher, Platform, Progress, media_type};
 use bytes::Bytes;
@@ -105,7 +104,7 @@ impl Archive {
     ///
     /// # Errors
     /// [`Error::StoreDamaged`]; when reading or writing fails.
-    pub fn write(&self, mut out: impl Write, progress: &Arc<dyn Progress>) -> Result<()> {
+    pub fn write(&self, mut out: impl Write, progress: &dyn Progress) -> Result<()> {
         let path = std::path::Path::new("the archive");
         let mut at = 0;
         let mut put = |out: &mut dyn Write, bytes: &[u8]| {

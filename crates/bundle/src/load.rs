@@ -14,12 +14,16 @@ use artifact::{Digest, Kind, Manifest, Progress, Repository};
 use serde::{Deserialize, Serialize};
 use store::{Applied, Cause, Change, NewBlob, Store};
 
-use crate::document::{Member, Part, What};
+use crate::document::{Assumed, Member, Part, TreeHead, What};
+use crate::parity::{self, Parity};
 use crate::together::Together;
 use crate::tree::Tree;
 use crate::verify::{Documents, documents, manifest_bytes, shown, some};
 use crate::volume::Volume;
-use crate::{As, Error, Names, Plan, Result, key, plan, volume_name, words};
+use crate::{As, Error, Names, Plan, PublicKey, Result, WantList, key, volume_name, words};
+
+/// Seconds by which another machine's clock may be ahead: a time zone that was set wrong is less.
+const DAY: i64 = 24 * 60 * 60;
 
 /// How a bundle is to be loaded.
 #[derive(Clone, Debug, Default)]
@@ -66,8 +70,17 @@ pub struct Loaded {
     pub names: Names,
     /// What is damaged, each in words.
     pub damage: Vec<String>,
+    /// Volumes whose tar another program wrote again on the way, each in words.
+    pub rewritten: Vec<String>,
     /// Still missing, when something is.
     pub pending: Option<Pending>,
+    /// Things that the bundle takes to be here already, and how many of them are not.
+    pub assumed: (u64, u64),
+    /// The file that lists what must be sent for besides whole volumes: what was assumed and is not here, and members
+    /// that were damaged or taken out.
+    pub want: Option<PathBuf>,
+    /// The volumes that were brought back from parity.
+    pub rebuilt: Vec<u32>,
 }
 
 /// Loads volumes, of one bundle or of several: each bundle by itself. The files were opened by the caller; their paths
@@ -81,7 +94,19 @@ pub async fn load(
     let trusted = key::trusted(store).await?;
     let (mut bundles, mut damage): (BTreeMap<Digest, Vec<Volume>>, Vec<Error>) = Default::default();
     let alone = files.len() == 1;
+    let mut parities: BTreeMap<Digest, Vec<Parity>> = BTreeMap::new();
     for (path, file) in files {
+        if Parity::is_one(&file) {
+            // A parity file that cannot be read covers nothing; whether that matters is seen later.
+            match Parity::read(&path, file) {
+                Ok(parity) => {
+                    parity.check_trust(&trusted)?;
+                    parities.entry(parity.bundle()).or_default().push(parity);
+                }
+                Err(error) => progress.warn(&error.to_string()),
+            }
+            continue;
+        }
         match tokio::task::spawn_blocking(move || Volume::read(&path, file)).await? {
             Ok(volume) => {
                 volume.check_trust(&trusted)?;
@@ -96,6 +121,7 @@ pub async fn load(
         return Err(damage.pop().unwrap_or(Error::NoVolumes { path: PathBuf::from("what was given") }));
     }
     let mut all = Vec::new();
+    let loading = |id: Digest| Loading { store, id, options, progress: &progress };
     for (id, volumes) in bundles {
         let trusted = trusted.iter().find(|one| volumes.iter().all(|volume| volume.key == one.key));
         let mut loaded = Loaded {
@@ -106,8 +132,21 @@ pub async fn load(
             damage: damage.iter().map(ToString::to_string).collect(),
             ..Loaded::default()
         };
-        Loading { store, id, options, progress: &progress }.run(volumes, &mut loaded).await?;
+        let volumes = Arc::new(volumes);
+        loading(id).run(Arc::clone(&volumes), &mut loaded).await?;
+        let is_short = loaded.pending.is_some() || !loaded.damage.is_empty();
+        if let Some(parities) = parities.remove(&id).filter(|_| is_short) {
+            loading(id).rebuild(volumes, parities, &mut loaded).await?;
+        }
         all.push(loaded);
+    }
+    // What arrived may be what another bundle waits for.
+    for document in store.documents("bundle/").await? {
+        let id = document.strip_prefix("bundle/").and_then(|rest| rest.strip_suffix("/plan"));
+        let Some(id) = id.and_then(|hex| Digest::from_hex(hex).ok()) else { continue };
+        if all.iter().all(|loaded| loaded.id != id.hex()) {
+            all.extend(loading(id).finish(&trusted).await?);
+        }
     }
     Ok(all)
 }
@@ -122,24 +161,43 @@ struct Loading<'a> {
 /// What a worker brings.
 enum Brought {
     Blob(NewBlob),
-    /// Pieces of a blob that are on disk and durable.
+    /// Pieces of a blob that are on disk and durable now, too.
     Pieces(Digest, Vec<(u64, u64)>),
+    /// The pieces of a blob were wrong, and are gone.
+    NoPieces(Digest),
     Damage(String),
 }
 
 impl Loading<'_> {
-    async fn run(&self, volumes: Vec<Volume>, loaded: &mut Loaded) -> Result<()> {
-        let volumes = Arc::new(volumes);
+    async fn run(&self, volumes: Arc<Vec<Volume>>, loaded: &mut Loaded) -> Result<()> {
         let read = Arc::clone(&volumes);
         let documents = tokio::task::spawn_blocking(move || documents(&read)).await??;
         let remembered = match &documents {
             Some(Documents { plan, trees }) => {
                 self.remember(plan, trees).await?;
+                if let Some(volume) = volumes.first() {
+                    let signer = volume.key.to_line();
+                    self.store.document_once(&self.document("signer"), signer.as_bytes()).await?;
+                }
                 documents
             }
             None => self.recall().await?,
         };
+        if let Some(Documents { plan, .. }) = remembered.as_ref().filter(|documents| !documents.plan.assumes.is_empty())
+        {
+            let lacking = self.lacking(&plan.assumes).await?;
+            loaded.assumed = (plan.assumes.len() as u64, lacking.len() as u64);
+            self.progress.say(&format!(
+                "the bundle is a difference: it takes {} things to be here, and {} of them are not",
+                plan.assumes.len(),
+                lacking.len()
+            ));
+        }
         self.blobs(&volumes, loaded).await?;
+        for volume in volumes.iter() {
+            loaded.damage.extend(volume.removed.iter().map(|member| volume.removal(member)));
+            loaded.rewritten.extend(volume.rewriting());
+        }
         if let Some(documents) = remembered {
             return self.entries(&volumes, documents, loaded).await;
         }
@@ -152,17 +210,121 @@ impl Loading<'_> {
         self.set_pending(loaded.pending.as_ref()).await
     }
 
+    /// Brings back, from parity, the volumes that are missing or damaged, and loads them. They lie in the store while
+    /// that lasts: nothing is written to the medium.
+    async fn rebuild(&self, volumes: Arc<Vec<Volume>>, parities: Vec<Parity>, loaded: &mut Loaded) -> Result<()> {
+        let into = self.store.folder().join("partial").join(format!("rebuilt-{}", self.id.hex()));
+        let (folder, progress) = (into.clone(), Arc::clone(self.progress));
+        let rebuilt = tokio::task::spawn_blocking(move || {
+            let files: Vec<_> = volumes.iter().map(|volume| (volume.path.as_path(), &*volume.file)).collect();
+            let paths = parity::rebuild(&files, &parities, &folder, progress.as_ref())?;
+            paths.iter().map(|path| Volume::open(path)).collect::<Result<Vec<_>>>()
+        });
+        let outcome = match rebuilt.await? {
+            Ok(rebuilt) if rebuilt.is_empty() => Ok(()),
+            Ok(rebuilt) => {
+                loaded.rebuilt = rebuilt.iter().map(|volume| volume.head.volume).collect();
+                loaded.damage.clear();
+                (loaded.pending, loaded.want, loaded.entries) = (None, None, 0);
+                let before = std::mem::take(&mut loaded.applied);
+                let outcome = self.run(Arc::new(rebuilt), loaded).await;
+                loaded.applied.replaced.splice(0..0, before.replaced);
+                loaded.applied.kept.splice(0..0, before.kept);
+                outcome
+            }
+            // What was loaded is loaded, and what is missing was named.
+            Err(error) => {
+                self.progress.warn(&error.to_string());
+                Ok(())
+            }
+        };
+        let _ = std::fs::remove_dir_all(&into);
+        outcome
+    }
+
+    /// Looks at a bundle that waits, when others have been loaded; answers it if that changed something.
+    async fn finish(&self, trusted: &[key::Trusted]) -> Result<Option<Loaded>> {
+        let Some(documents) = self.recall().await? else { return Ok(None) };
+        let signer = self.store.document(&self.document("signer")).await?.unwrap_or_default();
+        let Ok(signer) = PublicKey::parse(&String::from_utf8_lossy(&signer), "its signer") else { return Ok(None) };
+        let name = trusted.iter().find(|one| one.key == signer).map(|one| one.name.clone());
+        if name.is_none() && !trusted.is_empty() {
+            return Ok(None);
+        }
+        let mut loaded = Loaded {
+            id: self.id.hex(),
+            words: words(&self.id),
+            fingerprint: signer.fingerprint(),
+            trusted: name,
+            ..Loaded::default()
+        };
+        self.entries(&Arc::new(Vec::new()), documents, &mut loaded).await?;
+        Ok((loaded.pending.is_none() || !loaded.applied.replaced.is_empty()).then_some(loaded))
+    }
+
+    /// Which of these are not here.
+    async fn lacking(&self, assumed: &[Assumed]) -> Result<Vec<Assumed>> {
+        let mut lacking = Vec::new();
+        for one in assumed {
+            let is_here = if one.manifest {
+                self.store.manifest(&one.digest).await?.is_some()
+            } else {
+                self.store.blob(&one.digest).await?.is_some()
+            };
+            if !is_here {
+                lacking.push(one.clone());
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// What must be sent for: what is assumed and not here, what these volumes should have brought, and what earlier
+    /// ones should have. Written where its user can read it, and kept until the bundle is whole.
+    async fn want(
+        &self,
+        plan: &Plan,
+        volumes: &[Volume],
+        waiting: &BTreeMap<Digest, BTreeSet<String>>,
+    ) -> Result<Option<WantList>> {
+        let name = self.document("want");
+        let mut list = WantList::new(self.id);
+        let before = self.store.document(&name).await?;
+        let before = before.and_then(|bytes| serde_json::from_slice::<WantList>(&bytes).ok());
+        for one in self.lacking(&plan.assumes).await? {
+            list.add(&one, waiting.get(&one.digest));
+        }
+        let brought = volumes.iter().flat_map(|volume| volume.head.members.iter().chain(&volume.removed));
+        let brought = brought.filter_map(|member| match member.what()? {
+            What::Blob(digest) => Some(Assumed { digest, size: member.size, manifest: false }),
+            _ => None,
+        });
+        let before = before.iter().flat_map(|list| &list.things).map(|(digest, wanting)| Assumed {
+            digest: *digest,
+            size: wanting.size,
+            manifest: wanting.manifest,
+        });
+        for one in before.chain(brought) {
+            if let Some(names) = waiting.get(&one.digest) {
+                list.add(&one, Some(names));
+            }
+        }
+        let list = Some(list).filter(|list| !list.things.is_empty());
+        let bytes = list.as_ref().and_then(|list| serde_json::to_vec(list).ok());
+        self.store.set_document(&name, bytes.as_deref()).await?;
+        Ok(list)
+    }
+
     fn document(&self, what: &str) -> String {
         format!("bundle/{}/{what}", self.id.hex())
     }
 
     /// Keeps the plan and the trees until the bundle is whole.
     async fn remember(&self, plan: &Plan, trees: &[Tree]) -> Result<()> {
-        for (digest, tree) in plan.trees.iter().zip(trees) {
-            let name = self.document(&format!("tree/{}", digest.hex()));
+        for (head, tree) in plan.trees.iter().zip(trees) {
+            let name = self.document(&format!("tree/{}", head.digest.hex()));
             self.store.document_once(&name, &tree.to_bytes()).await?;
         }
-        let bytes = serde_json::to_vec(plan).unwrap_or_default();
+        let bytes = serde_json::to_vec(&(plan, &plan.volumes, &plan.assumes)).unwrap_or_default();
         self.store.document_once(&self.document("plan"), &bytes).await?;
         Ok(())
     }
@@ -170,9 +332,12 @@ impl Loading<'_> {
     /// The plan and the trees of an earlier load.
     async fn recall(&self) -> Result<Option<Documents>> {
         let Some(bytes) = self.store.document(&self.document("plan")).await? else { return Ok(None) };
-        let plan = plan::read(&bytes, std::path::Path::new("the plan of an earlier load"))?;
+        let path = std::path::Path::new("the plan of an earlier load");
+        let (mut plan, volumes, assumes): (Plan, _, _) =
+            serde_json::from_slice(&bytes).map_err(|error| Error::not_a_volume(path, error.to_string()))?;
+        (plan.volumes, plan.assumes) = (volumes, assumes);
         let mut trees = Vec::new();
-        for digest in &plan.trees {
+        for TreeHead { digest, .. } in &plan.trees {
             let Some(bytes) = self.store.document(&self.document(&format!("tree/{}", digest.hex()))).await? else {
                 return Ok(None);
             };
@@ -181,18 +346,22 @@ impl Loading<'_> {
         Ok(Some(Documents { plan, trees }))
     }
 
+    /// Beside the catalog, for whoever must carry it out.
+    fn want_path(&self) -> PathBuf {
+        let hex = self.id.hex();
+        self.store.folder().join("want").join(format!("{}.txt", hex.get(..12).unwrap_or(&hex)))
+    }
+
     async fn set_pending(&self, pending: Option<&Pending>) -> Result<()> {
         let name = self.document("pending");
-        match pending {
-            Some(pending) => {
-                let bytes = serde_json::to_vec(pending).unwrap_or_default();
-                self.store.set_document(&name, Some(&bytes)).await?;
+        if let Some(pending) = pending {
+            let bytes = serde_json::to_vec(pending).unwrap_or_default();
+            self.store.set_document(&name, Some(&bytes)).await?;
+        } else {
+            for name in self.store.documents(&self.document("")).await? {
+                self.store.set_document(&name, None).await?;
             }
-            None => {
-                for name in self.store.documents(&self.document("")).await? {
-                    self.store.set_document(&name, None).await?;
-                }
-            }
+            let _ = std::fs::remove_file(self.want_path());
         }
         Ok(())
     }
@@ -262,7 +431,8 @@ impl Loading<'_> {
                         loaded.written.1 += blob.size();
                         change.blob(None, blob);
                     }
-                    Brought::Pieces(digest, pieces) => self.set_pieces(&digest, &pieces).await?,
+                    Brought::Pieces(digest, pieces) => self.add_pieces(&digest, &pieces).await?,
+                    Brought::NoPieces(digest) => self.forget_pieces(&digest).await?,
                     Brought::Damage(damage) => loaded.damage.push(damage),
                 }
             }
@@ -270,7 +440,7 @@ impl Loading<'_> {
             // Only now are the pieces of a cut blob needed no more.
             for digest in whole {
                 if !self.pieces(&digest).await?.is_empty() {
-                    self.set_pieces(&digest, &[]).await?;
+                    self.forget_pieces(&digest).await?;
                 }
             }
         }
@@ -285,10 +455,19 @@ impl Loading<'_> {
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
     }
 
-    async fn set_pieces(&self, digest: &Digest, pieces: &[(u64, u64)]) -> Result<()> {
-        let name = format!("pieces/{}", digest.hex());
-        let bytes = serde_json::to_vec(pieces).unwrap_or_default();
-        Ok(self.store.set_document(&name, (!pieces.is_empty()).then_some(&bytes)).await?)
+    /// Another load may bring other pieces of the same blob meanwhile.
+    async fn add_pieces(&self, digest: &Digest, brought: &[(u64, u64)]) -> Result<()> {
+        let add = |there: Option<Vec<u8>>| {
+            let known = there.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let mut pieces: BTreeSet<(u64, u64)> = known.unwrap_or_default();
+            pieces.extend(brought);
+            (!pieces.is_empty()).then(|| serde_json::to_vec(&pieces).unwrap_or_default())
+        };
+        Ok(self.store.revise_document(&format!("pieces/{}", digest.hex()), add).await?)
+    }
+
+    async fn forget_pieces(&self, digest: &Digest) -> Result<()> {
+        Ok(self.store.set_document(&format!("pieces/{}", digest.hex()), None).await?)
     }
 
     /// Makes visible what is whole, and says what is not.
@@ -306,13 +485,16 @@ impl Loading<'_> {
         }
         let mut waiting: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
         let mut entries = 0;
+        // An entry of a clock that was far ahead would keep every later one out.
+        let (now, mut ahead) = (self.store.now(), 0_u64);
+        let latest = now.saturating_add(DAY);
         for tree in &trees {
             let names = tree.entries.values().map(|entry| entry.name.clone());
             loaded.names.entry(tree.repository.clone()).or_default().extend(names);
             let graph = self.manifests(volumes, tree).await?;
             for entry in tree.entries.values() {
                 let (needed, holes) = self.holes(tree, &graph, &entry.digest).await?;
-                let shown = shown(tree, &entry.name);
+                let shown = shown(&tree.repository, &entry.name);
                 if holes.is_empty() {
                     loaded.entries += 1;
                     // What this side has made is never touched.
@@ -326,7 +508,12 @@ impl Loading<'_> {
                     for blob in needed {
                         visible.grant_blob(&tree.repository, &blob);
                     }
-                    visible.entry(&tree.repository, entry.clone());
+                    let mut entry = entry.clone();
+                    if entry.seen > latest {
+                        ahead += 1;
+                        entry.seen = now;
+                    }
+                    visible.entry(&tree.repository, entry);
                 } else {
                     entries += 1;
                 }
@@ -344,14 +531,20 @@ impl Loading<'_> {
                         if self.store.blob(child).await?.is_some() {
                             visible.grant_blob(&tree.repository, child);
                         } else {
-                            waiting.entry(*child).or_default().insert(shown(tree, &parent.to_string()));
+                            waiting.entry(*child).or_default().insert(shown(&tree.repository, &parent.to_string()));
                         }
                     }
                 }
             }
         }
+        if ahead > 0 {
+            self.progress.warn(&format!(
+                "{ahead} entries say that their upstream was asked more than a day from now: they are taken as of now; \
+                 look at the clock there, and here"
+            ));
+        }
         loaded.applied = self.store.apply(visible).await?;
-        self.say_what_shares_a_path(&loaded.applied).await?;
+        say_what_shares_a_path(self.store, &loaded.applied, self.progress.as_ref()).await?;
         if waiting.is_empty() {
             self.store.set_document(&format!("loaded/{}", self.id.hex()), Some(b"")).await?;
             return self.set_pending(None).await;
@@ -360,31 +553,20 @@ impl Loading<'_> {
         for digest in waiting.keys() {
             on_disk.insert(*digest, self.pieces(digest).await?);
         }
-        loaded.pending = Some(Pending { missing: missing(&plan, &waiting, &on_disk), entries: Some(entries) });
-        self.set_pending(loaded.pending.as_ref()).await
-    }
-
-    /// A local image and a mirrored one of the same path: who names no host means one of them.
-    async fn say_what_shares_a_path(&self, applied: &Applied) -> Result<()> {
-        let new: BTreeSet<&Repository> =
-            applied.replaced.iter().filter(|change| change.old.is_none()).map(|change| &change.repository).collect();
-        for repository in new.into_iter().filter(|repository| repository.kind == Kind::Image) {
-            let others = match repository.host.as_str() {
-                "" => self.store.hosts(Kind::Image).await?,
-                _ => vec![String::new()],
-            };
-            for host in others.into_iter().filter(|host| host.is_empty() != repository.host.is_empty()) {
-                let other = Repository::image(host, repository.name.clone());
-                if !self.store.entries(&other, "", 1).await?.is_empty() {
-                    let (own, mirrored) = if other.is_local() { (&other, repository) } else { (repository, &other) };
-                    self.progress.warn(&format!(
-                        "the local {own} and {mirrored} have one path: a client that names no host gets the local one, \
-                         unless the server's `order` says otherwise"
-                    ));
-                }
-            }
+        let mut missing = missing(&plan, &waiting, &on_disk);
+        if let Some(want) = self.want(&plan, volumes, &waiting).await? {
+            let path = self.want_path();
+            want.write(&path)?;
+            missing.push(format!(
+                "{} things, {} bytes, that no volume will bring: they are listed in {}",
+                want.things.len(),
+                want.bytes(),
+                path.display()
+            ));
+            loaded.want = Some(path);
         }
-        Ok(())
+        loaded.pending = Some(Pending { missing, entries: Some(entries) });
+        self.set_pending(loaded.pending.as_ref()).await
     }
 
     /// Puts a tree's manifests into the catalog, children first, and answers what each points at within what is carried.
@@ -449,6 +631,29 @@ impl Loading<'_> {
     }
 }
 
+/// A local image and a mirrored one of the same path: who names no host means one of them.
+pub(crate) async fn say_what_shares_a_path(store: &Store, applied: &Applied, progress: &dyn Progress) -> Result<()> {
+    let new: BTreeSet<&Repository> =
+        applied.replaced.iter().filter(|change| change.old.is_none()).map(|change| &change.repository).collect();
+    for repository in new.into_iter().filter(|repository| repository.kind == Kind::Image) {
+        let others = match repository.host.as_str() {
+            "" => store.hosts(Kind::Image).await?,
+            _ => vec![String::new()],
+        };
+        for host in others.into_iter().filter(|host| host.is_empty() != repository.host.is_empty()) {
+            let other = Repository::image(host, repository.name.clone());
+            if !store.entries(&other, "", 1).await?.is_empty() {
+                let (own, mirrored) = if other.is_local() { (&other, repository) } else { (repository, &other) };
+                progress.warn(&format!(
+                    "the local {own} and {mirrored} have one path: a client that names no host gets the local one, \
+                     unless the server's `order` says otherwise"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// One thing for a worker to bring.
 enum Work {
     Plain(usize, Member),
@@ -495,7 +700,7 @@ fn bring(store: &Store, volumes: &[Volume], work: &Work, progress: &dyn Progress
         }
         Work::Cut { digest, size, pieces, known } => {
             let mut patchwork = store.patchwork(digest, *size)?;
-            let (mut brought, mut have) = (Vec::new(), known.clone());
+            let (mut brought, mut fresh) = (Vec::new(), Vec::new());
             for (number, member, part) in pieces {
                 let Some(volume) = volumes.get(*number) else { continue };
                 let streamed = volume.stream(member, |at, bytes| {
@@ -503,24 +708,24 @@ fn bring(store: &Store, volumes: &[Volume], work: &Work, progress: &dyn Progress
                     Ok(patchwork.write_at(part.at + at, bytes)?)
                 });
                 match streamed {
-                    Ok(true) => have.push((part.at, member.size)),
+                    Ok(true) => fresh.push((part.at, member.size)),
                     Err(error @ Error::Store(_)) => return Err(error),
                     Ok(false) => brought.push(Brought::Damage(volume.damage(member))),
                     Err(error) => brought.push(Brought::Damage(format!("{}: {error}", volume.damage(member)))),
                 }
             }
-            if covers(&have, 0, *size) {
+            if covers(&[known.as_slice(), fresh.as_slice()].concat(), 0, *size) {
                 match patchwork.finish() {
                     Ok(blob) => brought.push(Brought::Blob(blob)),
                     Err(store::Error::Mismatch { .. }) => {
-                        brought.push(Brought::Pieces(*digest, Vec::new()));
+                        brought.push(Brought::NoPieces(*digest));
                         brought.push(Brought::Damage(format!("the pieces of {digest} do not make it")));
                     }
                     Err(error) => return Err(error.into()),
                 }
             } else {
                 patchwork.keep()?;
-                brought.push(Brought::Pieces(*digest, have));
+                brought.push(Brought::Pieces(*digest, fresh));
             }
             Ok(brought)
         }
@@ -595,7 +800,9 @@ fn missing(
             ));
         }
     }
-    for (digest, entries) in waiting.iter().filter(|(digest, _)| !named.contains(digest)) {
+    let assumed: HashSet<Digest> = plan.assumes.iter().map(|assumed| assumed.digest).collect();
+    let elsewhere = |digest: &Digest| !named.contains(digest) && !assumed.contains(digest);
+    for (digest, entries) in waiting.iter().filter(|(digest, _)| elsewhere(digest)) {
         let list: Vec<&str> = entries.iter().map(String::as_str).collect();
         said.push(format!("{digest}, needed by {}", some(&list)));
     }

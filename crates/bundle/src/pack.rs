@@ -9,15 +9,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
-use artifact::{Digest, Hasher, Kind, Progress, Repository, Selection, Wanted};
+use artifact::{Digest, Hasher, Kind, Manifest, Progress, Repository, Selection, Wanted};
 use store::Store;
 
-use crate::document::{Member, SIGNATURE};
+use crate::document::{Assumed, MEMBERS, Member, SIGNATURE, TreeHead};
 use crate::plan::{self, Cargo, Item, LaidVolume, Layout, Source};
+use crate::receipt::{self, Inventory, Since};
 use crate::tree::{Tree, TreeManifest};
 use crate::volume::CHUNK;
-use crate::{Error, Result, SecretKey, Volume, beside, document, key, tar, volumes_below, words};
+use crate::{
+    Archive, Error, Exported, Plan, Result, SecretKey, Volume, WantList, beside, document, key, parity, tar,
+    volumes_below, words,
+};
 
+/// The name of the archive of images that may lie beside the volumes.
+pub(crate) const SEED: &str = "naru-seed.tar";
 /// vfat's own number (statfs(2), `MSDOS_SUPER_MAGIC`); its files end one byte before 4 GiB.
 const VFAT: i64 = 0x4d44;
 const VFAT_LIMIT: u64 = (4 << 30) - 512;
@@ -25,7 +31,7 @@ const VFAT_LIMIT: u64 = (4 << 30) - 512;
 const DEPTH: usize = 32;
 
 /// How a bundle is to be packed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct PackOptions {
     /// The folder to write into; made when it is not there.
     pub out: PathBuf,
@@ -33,12 +39,22 @@ pub struct PackOptions {
     pub volume_size: Option<u64>,
     /// Write only these volumes, counted from 1.
     pub only: Option<RangeInclusive<usize>>,
+    /// Write as many as there is room for, and say which are left for the next medium.
+    pub in_turn: bool,
     /// What the volumes' names end in; `.tar`.
     pub suffix: String,
     /// The key to sign with; `None`: the store's own.
     pub sign: Option<SecretKey>,
     /// The program to lay beside the volumes.
     pub binary: Option<PathBuf>,
+    /// Parity files to lay beside the volumes: so many lost volumes can be brought back.
+    pub parity: usize,
+    /// Images to lay beside the volumes as one archive, for nodes that have a runtime and no server yet.
+    pub seed: Vec<Exported>,
+    /// Leave out what all of these have.
+    pub since: Vec<Since>,
+    /// Carry nothing but what this lists; the selection is then what needs it.
+    pub want: Option<WantList>,
 }
 
 /// A volume that was written.
@@ -67,8 +83,16 @@ pub struct Packed {
     pub public_key: String,
     /// How many volumes it has in all.
     pub of: usize,
+    /// Things that are left out because they are there already, and their bytes.
+    pub assumed: (u64, u64),
     /// Those that were written or kept by this run.
     pub volumes: Vec<PackedVolume>,
+    /// The first and the last volume for which there was no room here.
+    pub rest: Option<(usize, usize)>,
+    /// The parity files.
+    pub parity: Vec<PackedVolume>,
+    /// The archive of images beside them.
+    pub seed: Option<PackedVolume>,
 }
 
 /// Packs what is selected.
@@ -81,6 +105,9 @@ pub async fn pack(
     options: PackOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Packed> {
+    if let Some(size) = options.volume_size.filter(|size| *size < plan::LEAST) {
+        return Err(Error::VolumeSize { size, why: "the least is 10 MiB".to_owned() });
+    }
     let out = options.out.clone();
     std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
     let mut options = options;
@@ -93,28 +120,76 @@ pub async fn pack(
         Some(key) => key,
         None => key::of_store(store).await?,
     };
-    let gathered = gather(store, selection).await?;
+    let since = std::mem::take(&mut options.since);
+    let leave = match options.want.take() {
+        Some(want) => Leave::AllBut(want),
+        None if since.is_empty() => Leave::Nothing,
+        None => Leave::These(receipt::in_all(store, since).await?),
+    };
+    let seed = match options.seed.as_slice() {
+        [] => None,
+        images => Some(Archive::plan(store, images, None).await?),
+    };
+    let gathered = gather(store, selection, &leave).await?;
     let bytes: u64 = gathered.blobs.iter().map(|item| item.member.size).sum();
     progress.say(&format!("{} blobs and {} documents, {bytes} bytes", gathered.blobs.len(), gathered.documents.len()));
-    let (store, progress_too) = (store.clone(), Arc::clone(&progress));
-    tokio::task::spawn_blocking(move || write(&store, gathered, &options, &key, progress_too.as_ref())).await?
+    let (own, progress_too) = (store.clone(), Arc::clone(&progress));
+    let written = tokio::task::spawn_blocking(move || {
+        write(&own, gathered, seed.as_ref(), &options, &key, progress_too.as_ref())
+    })
+    .await?;
+    let (packed, plan) = written?;
+    let before = match leave {
+        Leave::These(inventory) => Some(inventory),
+        Leave::Nothing | Leave::AllBut(_) => None,
+    };
+    receipt::remember(store, &packed.id, &plan, before).await?;
+    Ok(packed)
+}
+
+/// What need not be carried.
+enum Leave {
+    Nothing,
+    /// What the sites have.
+    These(Inventory),
+    /// What a site did not ask for.
+    AllBut(WantList),
+}
+
+impl Leave {
+    fn out(&self, digest: &Digest) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::These(inventory) => inventory.has(digest),
+            Self::AllBut(want) => !want.things.contains_key(digest),
+        }
+    }
 }
 
 /// Everything that a selection needs, whole.
 struct Gathered {
     trees: Vec<Tree>,
-    tree_digests: Vec<Digest>,
+    tree_heads: Vec<TreeHead>,
     documents: Vec<Item>,
     blobs: Vec<Item>,
+    assumes: Vec<Assumed>,
 }
 
-async fn gather(store: &Store, selection: &Selection) -> Result<Gathered> {
-    let wanted = match selection {
-        Selection::These(wanted) => wanted.clone(),
-        Selection::All => everything(store).await?,
+async fn gather(store: &Store, selection: &Selection, leave: &Leave) -> Result<Gathered> {
+    let wanted = match (leave, selection) {
+        (Leave::AllBut(want), _) => {
+            let names = want.names();
+            let mut all = everything(store).await?;
+            all.retain(|wanted| names.contains(&*shown(wanted)));
+            all
+        }
+        (_, Selection::These(wanted)) => wanted.clone(),
+        (_, Selection::All) => everything(store).await?,
     };
     let mut gathering = Gathering {
         store,
+        leave,
+        assumes: BTreeMap::new(),
         missing: Vec::new(),
         trees: BTreeMap::new(),
         blobs: Vec::new(),
@@ -124,7 +199,16 @@ async fn gather(store: &Store, selection: &Selection) -> Result<Gathered> {
     for wanted in &wanted {
         gathering.want(wanted).await?;
     }
-    let Gathering { missing, trees, blobs, manifests, .. } = gathering;
+    let Gathering { mut missing, trees, blobs, manifests, assumes, .. } = gathering;
+    if let Leave::AllBut(want) = leave {
+        let carried: HashSet<Digest> = blobs.iter().map(|item| item.member.sha256).collect();
+        let unmet =
+            want.things.iter().filter(|(digest, _)| !carried.contains(digest) && !manifests.contains_key(digest));
+        missing.extend(unmet.map(|(digest, wanting)| match wanting.names.first() {
+            Some(name) => format!("{digest}, wanted for {name}, is no longer part of it here, or not here"),
+            None => format!("{digest} is part of nothing that the list names"),
+        }));
+    }
     if !missing.is_empty() {
         return Err(Error::NotThere { missing });
     }
@@ -135,17 +219,17 @@ async fn gather(store: &Store, selection: &Selection) -> Result<Gathered> {
         Item { member, source: Source::Bytes(bytes) }
     };
     let mut documents = Vec::new();
-    let mut tree_digests = Vec::new();
+    let mut tree_heads = Vec::new();
     for tree in &trees {
         let bytes: bytes::Bytes = tree.to_bytes().into();
-        let digest = Digest::of(&bytes);
-        tree_digests.push(digest);
-        documents.push(document("trees", &digest, bytes));
+        let head = tree.head(&bytes);
+        documents.push(document("trees", &head.digest, bytes));
+        tree_heads.push(head);
     }
     let mut sorted: Vec<_> = manifests.into_iter().collect();
     sorted.sort_by_key(|(digest, _)| *digest);
     documents.extend(sorted.into_iter().map(|(digest, bytes)| document("manifests", &digest, bytes)));
-    Ok(Gathered { trees, tree_digests, documents, blobs })
+    Ok(Gathered { trees, tree_heads, documents, blobs, assumes: assumes.into_values().collect() })
 }
 
 /// Every entry of the store.
@@ -172,8 +256,19 @@ async fn everything(store: &Store) -> Result<Vec<Wanted>> {
     }
 }
 
+/// A wished-for entry as people write it.
+fn shown(Wanted { repository, name, .. }: &Wanted) -> String {
+    match repository.kind {
+        Kind::Image if name.contains(':') => format!("{repository}@{name}"),
+        Kind::Image => format!("{repository}:{name}"),
+        _ => format!("{repository}/{name}"),
+    }
+}
+
 struct Gathering<'a> {
     store: &'a Store,
+    leave: &'a Leave,
+    assumes: BTreeMap<Digest, Assumed>,
     missing: Vec<String>,
     trees: BTreeMap<Repository, Tree>,
     blobs: Vec<Item>,
@@ -184,11 +279,7 @@ struct Gathering<'a> {
 impl Gathering<'_> {
     async fn want(&mut self, wanted: &Wanted) -> Result<()> {
         let Wanted { repository, name, digest, manifests } = wanted;
-        let shown = match repository.kind {
-            Kind::Image if name.contains(':') => format!("{repository}@{name}"),
-            Kind::Image => format!("{repository}:{name}"),
-            _ => format!("{repository}/{name}"),
-        };
+        let shown = shown(wanted);
         let entry = match self.store.entry(repository, name).await? {
             Some(entry) if entry.digest == *digest => entry,
             Some(entry) => {
@@ -233,7 +324,7 @@ impl Gathering<'_> {
                 self.missing.push(format!("{shown} needs the manifest {digest}"));
                 continue;
             };
-            let mut omitted = BTreeSet::new();
+            let (mut omitted, mut blobs) = (BTreeSet::new(), Vec::new());
             for link in self.store.links(&digest).await? {
                 let is_wanted = link.carried
                     && match (&chosen, link.is_manifest) {
@@ -248,6 +339,7 @@ impl Gathering<'_> {
                     open.push((link.child, depth + 1));
                 } else {
                     self.blob(&link.child, shown).await?;
+                    blobs.push(link.child);
                 }
             }
             if chosen.is_none() {
@@ -255,15 +347,22 @@ impl Gathering<'_> {
                 open.extend(referrers.into_iter().map(|referrer| (referrer.digest, depth + 1)));
             }
             let size = manifest.bytes.len() as u64;
-            self.manifests.insert(digest, manifest.bytes);
+            let subject = Manifest::parse(&manifest.bytes, &manifest.media_type).ok().and_then(|read| read.subject);
+            if self.leave.out(&digest) {
+                self.assumes.insert(digest, Assumed { digest, size, manifest: true });
+            } else {
+                self.manifests.insert(digest, manifest.bytes);
+            }
             let tree = self.trees.entry(repository.clone()).or_insert_with(|| Tree::new(repository.clone()));
             // Two entries may want different platforms of one index: what either wants is carried.
             let known = tree.manifests.entry(digest).or_insert_with(|| TreeManifest {
                 digest,
                 size,
                 media_type: manifest.media_type,
+                subject: subject.map(|subject| subject.digest),
                 omitted: omitted.clone(),
             });
+            tree.blobs.extend(blobs);
             known.omitted.retain(|child| omitted.contains(child));
         }
         Ok(())
@@ -277,6 +376,10 @@ impl Gathering<'_> {
             self.missing.push(format!("{shown} needs {digest}"));
             return Ok(());
         };
+        if self.leave.out(digest) {
+            self.assumes.insert(*digest, Assumed { digest: *digest, size: blob.size, manifest: false });
+            return Ok(());
+        }
         let name = format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex());
         let member = Member { name, size: blob.size, offset: 0, sha256: *digest, part: None };
         self.blobs.push(Item { member, source: Source::Blob(blob, 0) });
@@ -287,19 +390,26 @@ impl Gathering<'_> {
 fn write(
     store: &Store,
     gathered: Gathered,
+    seed: Option<&Archive>,
     options: &PackOptions,
     key: &SecretKey,
     progress: &dyn Progress,
-) -> Result<Packed> {
-    let Gathered { trees, tree_digests, documents, mut blobs } = gathered;
+) -> Result<(Packed, Plan)> {
+    let Gathered { trees, tree_heads, documents, mut blobs, assumes } = gathered;
+    let assumed = (assumes.len() as u64, assumes.iter().map(|assumed| assumed.size).sum());
     for item in &mut blobs {
         // A blob that goes by its sha512 still needs a sha256 for the head.
         if let (Source::Blob(blob, _), artifact::Algorithm::Sha512) = (&item.source, item.member.sha256.algorithm()) {
             item.member.sha256 = hash_piece(store, blob, 0, blob.size, |_| ())?;
         }
     }
-    let cargo =
-        Cargo { trees: tree_digests, documents, blobs, limit: options.volume_size, suffix: &options.suffix, key };
+    let mut limit = options.volume_size;
+    if let Some(limit) = limit.as_mut().filter(|_| options.parity > 0) {
+        // A parity file is larger than the largest volume, and must fit as well.
+        let bytes: u64 = blobs.iter().map(|item| item.member.size).sum();
+        *limit = limit.saturating_sub(parity::overhead(bytes / (*limit / 2).max(1) + 3));
+    }
+    let cargo = Cargo { trees: tree_heads, documents, blobs, assumes, limit, suffix: &options.suffix, key };
     // The pieces of a blob are hashed in their order, and together they must be the blob: `verify` sees them one by one.
     let mut whole: HashMap<Digest, Hasher> = HashMap::new();
     let layout = plan::lay(&cargo, |blob, at, size| {
@@ -313,10 +423,12 @@ fn write(
     })?;
     drop(cargo);
     refuse_others(&layout, &options.out)?;
-    let numbers: Vec<usize> = (1..=layout.volumes.len())
+    let mut numbers: Vec<usize> = (1..=layout.volumes.len())
         .filter(|number| options.only.as_ref().is_none_or(|only| only.contains(number)))
         .collect();
-    check_room(&layout, &numbers, options)?;
+    let fitting = room_for(&layout, &numbers, seed.map_or(0, |seed| seed.size), options)?;
+    let rest = numbers.get(fitting).copied().zip(numbers.last().copied());
+    numbers.truncate(fitting);
     let total = numbers.iter().filter_map(|number| layout.volumes.get(number - 1)).map(|volume| volume.size).sum();
     progress.begin("pack", total);
     let next = AtomicUsize::new(0);
@@ -350,11 +462,60 @@ fn write(
         fingerprint: key.public().fingerprint(),
         public_key: key.public().to_line(),
         of: layout.volumes.len(),
+        assumed,
+        rest,
         volumes,
+        parity: Vec::new(),
+        seed: None,
     };
+    let seed = seed.map(|seed| write_seed(seed, options, progress)).transpose()?;
+    let packed = Packed { parity: cover(&packed, options, key, progress)?, seed, ..packed };
     beside::write(store, &packed, &layout, &trees, options)?;
     sync_folder(&options.out)?;
-    Ok(packed)
+    Ok((packed, layout.plan))
+}
+
+/// Lays an archive of images beside the volumes.
+fn write_seed(seed: &Archive, options: &PackOptions, progress: &dyn Progress) -> Result<PackedVolume> {
+    let path = options.out.join(SEED);
+    if options.volume_size.is_some_and(|limit| seed.size > limit) {
+        let why = format!("{SEED} would have {} bytes, and a seed is one file: name fewer images", seed.size);
+        return Err(Error::VolumeSize { size: options.volume_size.unwrap_or_default(), why });
+    }
+    let partial = path.with_extension("partial");
+    let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&partial);
+    let mut file = file.map_err(Error::io(&partial))?;
+    seed.write(std::io::BufWriter::with_capacity(CHUNK, &file), progress)?;
+    file.sync_all().and_then(|()| file.rewind()).map_err(Error::io(&partial))?;
+    let mut hasher = Hasher::sha256();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let read = file.read(&mut buffer).map_err(Error::io(&partial))?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(buffer.get(..read).unwrap_or_default());
+    }
+    std::fs::rename(&partial, &path).map_err(Error::io(&path))?;
+    Ok(PackedVolume { path, size: seed.size, sha256: hasher.finish(), kept: false })
+}
+
+/// Lays parity beside the volumes.
+fn cover(
+    packed: &Packed,
+    options: &PackOptions,
+    key: &SecretKey,
+    progress: &dyn Progress,
+) -> Result<Vec<PackedVolume>> {
+    if options.parity == 0 {
+        return Ok(Vec::new());
+    }
+    if packed.volumes.len() < packed.of {
+        let why = format!("it is made of all {} volumes, and {} are written here", packed.of, packed.volumes.len());
+        return Err(Error::Parity { why });
+    }
+    let PackOptions { out, parity, suffix, .. } = options;
+    parity::write(out, *parity, packed.id, &packed.volumes, suffix, key, progress)
 }
 
 fn hash_piece(store: &Store, blob: &store::Blob, at: u64, size: u64, mut also: impl FnMut(&[u8])) -> Result<Digest> {
@@ -414,16 +575,24 @@ fn refuse_others(layout: &Layout, out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn check_room(layout: &Layout, numbers: &[usize], options: &PackOptions) -> Result<()> {
+/// How many of these volumes there is room for, in their order. All of them, unless they may go to several media.
+fn room_for(layout: &Layout, numbers: &[usize], seed: u64, options: &PackOptions) -> Result<usize> {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    let mut needed = 1 << 20;
-    for volume in numbers.iter().filter_map(|number| layout.volumes.get(number - 1)) {
-        needed += volume.size.saturating_sub(size(&options.out.join(&volume.name)));
-    }
-    needed += options.binary.as_deref().map_or(0, size);
     let status = rustix::fs::statvfs(&options.out).map_err(|error| Error::io(&options.out)(error.into()))?;
     let free = status.f_bavail.saturating_mul(status.f_frsize);
-    if needed > free { Err(Error::NoSpace { path: options.out.clone(), needed, free }) } else { Ok(()) }
+    let mut needed = (1 << 20) + seed.saturating_sub(size(&options.out.join(SEED)));
+    needed += options.binary.as_deref().map_or(0, size).saturating_sub(size(&options.out.join("naru")));
+    let largest = layout.volumes.iter().map(|volume| volume.size).max().unwrap_or_default();
+    needed += options.parity as u64 * (largest + parity::overhead(layout.volumes.len() as u64));
+    let mut fitting = 0;
+    for volume in numbers.iter().filter_map(|number| layout.volumes.get(number - 1)) {
+        needed += volume.size.saturating_sub(size(&options.out.join(&volume.name)));
+        fitting += usize::from(needed <= free);
+    }
+    if needed > free && !options.in_turn {
+        return Err(Error::NoSpace { path: options.out.clone(), needed, free });
+    }
+    Ok(fitting)
 }
 
 /// Writes a volume, head first, in one pass; under another name until it is whole and durable.
@@ -541,6 +710,7 @@ impl Writing<'_> {
 fn fill(store: &Store, volume: &LaidVolume, writing: &mut Writing<'_>) -> Result<()> {
     writing.document(document::HEAD, &volume.head)?;
     writing.document(SIGNATURE, &volume.signature)?;
+    writing.document(MEMBERS, &volume.list)?;
     for Item { member, source } in &volume.items {
         match source {
             Source::Bytes(bytes) => writing.document(&member.name, bytes)?,

@@ -2,7 +2,11 @@
 
 use artifact::Digest;
 
-use crate::document::{DOCUMENT_LIMIT, FORMAT, HEAD, Member, PLAN, Part, Plan, SIGNATURE, VolumeHead};
+use crate::document::{
+    ASSUMES, Assumed, CONTENTS, Content, DOCUMENT_LIMIT, FORMAT, HEAD, LIST_LIMIT, MEMBERS, Member, PLAN, Part, Plan,
+    SIGNATURE, Share, TreeHead, VolumeHead, What,
+};
+use crate::lines::{self, Lines, List};
 use crate::sign::PublicKey;
 use crate::{Error, Result, SecretKey, tar, volume_name};
 
@@ -10,6 +14,8 @@ use crate::{Error, Result, SecretKey, tar, volume_name};
 pub(crate) const LEAST: u64 = 10 << 20;
 /// A cut blob's pieces have at least so many bytes, but for its last.
 const LEAST_PIECE: u64 = 1 << 20;
+/// What one thing that is assumed has in the plan's JSON: keys, a digest, a number.
+const ASSUMED_BOUND: u64 = 50 + 136 + 20;
 /// What a head's JSON has beside its members.
 const HEAD_BOUND: u64 = 1024;
 
@@ -35,6 +41,8 @@ pub(crate) struct LaidVolume {
     pub(crate) name: String,
     pub(crate) head: Vec<u8>,
     pub(crate) signature: Vec<u8>,
+    /// `members.jsonl`.
+    pub(crate) list: Vec<u8>,
     pub(crate) items: Vec<Item>,
     /// The whole file's bytes.
     pub(crate) size: u64,
@@ -44,16 +52,19 @@ pub(crate) struct LaidVolume {
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) id: Digest,
+    pub(crate) plan: Plan,
     pub(crate) volumes: Vec<LaidVolume>,
 }
 
 /// What a layout is made of.
 pub(crate) struct Cargo<'a> {
-    pub(crate) trees: Vec<Digest>,
+    pub(crate) trees: Vec<TreeHead>,
     /// Trees and manifests: they lie in the first and in the last volume.
     pub(crate) documents: Vec<Item>,
     /// Blobs, in the order in which they are wanted.
     pub(crate) blobs: Vec<Item>,
+    /// What is left out, because it is there already.
+    pub(crate) assumes: Vec<Assumed>,
     pub(crate) limit: Option<u64>,
     pub(crate) suffix: &'a str,
     pub(crate) key: &'a SecretKey,
@@ -62,15 +73,20 @@ pub(crate) struct Cargo<'a> {
 /// Lays a bundle out. `hash` answers the sha256 of a piece of a blob.
 pub(crate) fn lay(cargo: &Cargo<'_>, mut hash: impl FnMut(&store::Blob, u64, u64) -> Result<Digest>) -> Result<Layout> {
     let documents: u64 = cargo.documents.iter().map(|item| cost(&item.member)).sum();
-    let mut plan_bound = HEAD_BOUND + cargo.trees.len() as u64 * 80;
-    plan_bound += cargo.documents.iter().chain(&cargo.blobs).map(|item| 2 * json_bound(&item.member)).sum::<u64>();
+    // Documents lie in two volumes.
+    let lines = |items: &[Item]| items.iter().map(|item| json_bound(&item.member)).sum::<u64>();
+    let mut contents_bound = 2 * lines(&cargo.documents) + lines(&cargo.blobs);
     // Each volume adds at most one piece of the blob that is cut at its end, and one at its beginning.
     let bodies: u64 = cargo.blobs.iter().map(|item| item.member.size).sum();
-    if let Some(limit) = cargo.limit {
-        plan_bound += (bodies / (limit / 2) + 2) * 2 * 512;
-    }
+    let most = cargo.limit.map_or(1, |limit| bodies / (limit / 2) + 2);
+    contents_bound += most * 2 * 512;
+    let assumes_bound = cargo.assumes.len() as u64 * ASSUMED_BOUND;
+    let lists_bound = List::json_bound(contents_bound) + List::json_bound(assumes_bound);
+    let plan_bound = HEAD_BOUND + json(&cargo.trees).len() as u64 + lists_bound + most * 64;
+    let document =
+        |name: &str, size: u64| tar::header_bound(name, size) + tar::padded(size) + json_bound_of(name.len());
     let reserved =
-        documents + tar::header_bound(PLAN, plan_bound) + tar::padded(plan_bound) + json_bound_of(PLAN.len());
+        documents + document(PLAN, plan_bound) + document(CONTENTS, contents_bound) + document(ASSUMES, assumes_bound);
     let placed = place(cargo, reserved)?;
     let mut volumes = Vec::with_capacity(placed.len());
     for items in placed {
@@ -89,25 +105,59 @@ pub(crate) fn lay(cargo: &Cargo<'_>, mut hash: impl FnMut(&store::Blob, u64, u64
             items.splice(0..0, cargo.documents.iter().cloned());
         }
     }
+    for items in &mut volumes {
+        items.sort_by(|one, other| one.member.order().cmp(&other.member.order()));
+    }
+    let (plan, lists) = plan_of(&volumes, cargo);
+    let id = Digest::of(&json(&plan));
+    let own = lists.into_iter().map(|(name, bytes)| {
+        let (size, sha256) = (bytes.len() as u64, Digest::of(&bytes));
+        let member = Member { name: name.to_owned(), size, offset: 0, sha256, part: None };
+        Item { member, source: Source::Bytes(bytes.into()) }
+    });
+    let own: Vec<Item> = own.collect();
+    let of = u32::try_from(volumes.len()).unwrap_or(u32::MAX);
+    let mut laid = Vec::with_capacity(volumes.len());
+    for (number, mut items) in (1_u32..).zip(volumes) {
+        if number == 1 || number == of {
+            items.splice(0..0, own.iter().cloned());
+        }
+        laid.push(settle(id, number, of, items, cargo)?);
+    }
+    Ok(Layout { id, plan, volumes: laid })
+}
+
+/// The plan, and its documents: `bundle.json`, `bundle.jsonl`, and for a difference `assumes.jsonl`.
+fn plan_of(volumes: &[Vec<Item>], cargo: &Cargo<'_>) -> (Plan, Vec<(&'static str, Vec<u8>)>) {
+    let share = |items: &Vec<Item>| {
+        let is_blob = |item: &&Item| matches!(item.member.what(), Some(What::Blob(_) | What::Part(_)));
+        let sizes = items.iter().filter(is_blob).map(|item| item.member.size);
+        Share { blobs: sizes.clone().count() as u64, bytes: sizes.sum() }
+    };
+    let numbered = (1_u32..).zip(volumes);
+    let mut contents: Vec<(u32, &Member)> =
+        numbered.flat_map(|(volume, items)| items.iter().map(move |item| (volume, &item.member))).collect();
+    contents.sort_by(|(one_volume, one), (other_volume, other)| {
+        one.order().cmp(&other.order()).then(one_volume.cmp(other_volume))
+    });
+    let contents = contents.into_iter().map(|(volume, member)| Content { volume, member: member.clone() });
+    let (contents, assumptions) = (lines::to_bytes(contents), lines::to_bytes(&cargo.assumes));
     let members = |items: &Vec<Item>| items.iter().map(|item| item.member.clone()).collect::<Vec<_>>();
     let plan = Plan {
         format: FORMAT,
         reader: FORMAT,
         trees: cargo.trees.clone(),
+        shares: volumes.iter().map(share).collect(),
+        contents: List::of(&contents),
+        assumptions: List::of(&assumptions),
         volumes: volumes.iter().map(members).collect(),
+        assumes: cargo.assumes.clone(),
     };
-    let plan: bytes::Bytes = json(&plan).into();
-    let id = Digest::of(&plan);
-    let of = u32::try_from(volumes.len()).unwrap_or(u32::MAX);
-    let mut laid = Vec::with_capacity(volumes.len());
-    for (number, mut items) in volumes.into_iter().enumerate() {
-        if number == 0 || number == last {
-            let member = Member { name: PLAN.to_owned(), size: plan.len() as u64, offset: 0, sha256: id, part: None };
-            items.insert(0, Item { member, source: Source::Bytes(plan.clone()) });
-        }
-        laid.push(settle(id, u32::try_from(number + 1).unwrap_or(u32::MAX), of, items, cargo)?);
+    let mut lists = vec![(PLAN, json(&plan)), (CONTENTS, contents)];
+    if !assumptions.is_empty() {
+        lists.push((ASSUMES, assumptions));
     }
-    Ok(Layout { id, volumes: laid })
+    (plan, lists)
 }
 
 /// Gives every member its offset, and makes the head and its signature.
@@ -119,50 +169,61 @@ fn settle(id: Digest, number: u32, of: u32, mut items: Vec<Item>, cargo: &Cargo<
         volume: number,
         of,
         key: cargo.key.public().to_line(),
-        members: items.iter().map(|item| Member { offset: 10_u64.pow(14), ..item.member.clone() }).collect(),
+        list: List::default(),
+        members: Vec::new(),
     };
-    // Offsets lie after the head, whose length depends on their digits: it gets room for long ones, and is filled up.
-    let room = json(&head).len();
-    let largest =
-        items.iter().filter(|item| matches!(item.source, Source::Bytes(_))).map(|item| item.member.size).max();
-    let largest = largest.unwrap_or_default().max(room as u64);
-    if largest > DOCUMENT_LIMIT {
-        let why = format!(
-            "a list of {largest} bytes would be needed, and none may have over {DOCUMENT_LIMIT}; pack less at a time"
-        );
-        return Err(Error::VolumeSize { size: cargo.limit.unwrap_or(u64::MAX), why });
+    for item in items.iter().filter(|item| matches!(item.source, Source::Bytes(_))) {
+        let Member { name, size, .. } = &item.member;
+        let limit = if name.starts_with("trees/") || [CONTENTS, ASSUMES].contains(&name.as_str()) {
+            LIST_LIMIT
+        } else {
+            DOCUMENT_LIMIT
+        };
+        if *size > limit {
+            let why = format!("its `{name}` would have {size} bytes, and may have {limit}; pack less at a time");
+            return Err(Error::VolumeSize { size: cargo.limit.unwrap_or(u64::MAX), why });
+        }
     }
     let comment = format!("bundle {} volume {number} of {of}", id.hex());
     let signature_size = cargo.key.sign(b"", &comment).to_text().len() as u64;
-    let mut at = tar::header(HEAD, room as u64, 0).len() as u64 + tar::padded(room as u64);
-    at += tar::header(SIGNATURE, signature_size, at).len() as u64 + tar::padded(signature_size);
-    for (item, member) in items.iter_mut().zip(&mut head.members) {
-        at += tar::header(&item.member.name, item.member.size, at).len() as u64;
-        (item.member.offset, member.offset) = (at, at);
-        at += tar::padded(item.member.size);
+    // Members lie after their list, whose length depends on the digits of where they lie. A longer list moves them
+    // further back and never forward, so this comes to rest after a few rounds.
+    let (mut list, mut at) = (Vec::new(), 0);
+    let mut settled = false;
+    while !settled {
+        head.list = List::blank(list.len() as u64);
+        at = 0;
+        for (name, size) in
+            [(HEAD, json(&head).len() as u64), (SIGNATURE, signature_size), (MEMBERS, list.len() as u64)]
+        {
+            at += tar::header(name, size, at).len() as u64 + tar::padded(size);
+        }
+        for item in &mut items {
+            at += tar::header(&item.member.name, item.member.size, at).len() as u64;
+            item.member.offset = at;
+            at += tar::padded(item.member.size);
+        }
+        let before = list.len();
+        list = lines::to_bytes(items.iter().map(|item| &item.member));
+        settled = list.len() == before;
     }
+    head.list = List::of(&list);
     let size = at + tar::END;
     if let Some(limit) = cargo.limit.filter(|limit| size > *limit) {
         let why = format!("volume {number} would have {size} bytes");
         return Err(Error::VolumeSize { size: limit, why });
     }
-    let mut bytes = json(&head);
-    bytes.resize(room, b' ');
-    if let Some(last) = bytes.last_mut().filter(|last| **last == b' ') {
-        *last = b'\n';
-    }
+    let bytes = json(&head);
     let signature = cargo.key.sign(&bytes, &comment).to_text().into_bytes();
-    Ok(LaidVolume { name: volume_name(number as usize, cargo.suffix), head: bytes, signature, items, size })
+    Ok(LaidVolume { name: volume_name(number as usize, cargo.suffix), head: bytes, signature, list, items, size })
 }
 
 /// Which blob goes into which volume; `reserved` bytes stay free in the first and in the last.
 fn place(cargo: &Cargo<'_>, reserved: u64) -> Result<Vec<Vec<Item>>> {
     let Some(limit) = cargo.limit else { return Ok(vec![cargo.blobs.clone()]) };
-    let fixed = tar::header_bound(HEAD, limit) + HEAD_BOUND + tar::header_bound(SIGNATURE, 0) + 1024 + tar::END + 512;
+    let headers = tar::header_bound(HEAD, limit) + tar::header_bound(SIGNATURE, 0) + tar::header_bound(MEMBERS, limit);
+    let fixed = headers + HEAD_BOUND + 1024 + tar::END + 2 * 512;
     let room = limit.saturating_sub(fixed);
-    if limit < LEAST {
-        return Err(Error::VolumeSize { size: limit, why: "the least is 10 MiB".to_owned() });
-    }
     if reserved.saturating_add(LEAST_PIECE) > room {
         let why = format!("the bundle's own lists and manifests have {reserved} bytes, and must fit into one volume");
         return Err(Error::VolumeSize { size: limit, why });
@@ -200,7 +261,7 @@ fn cut(item: &Item, room: u64, volumes: &mut Vec<(u64, Vec<Item>)>) {
     let mut at = 0;
     while at < blob.size {
         let name = |at: u64| format!("parts/{}/{}/{at:013}", blob.digest.algorithm().as_str(), blob.digest.hex());
-        let overhead = tar::header_bound(&name(at), blob.size) + json_bound_of(name(at).len()) + 512;
+        let overhead = tar::header_bound(&name(at), blob.size) + json_bound_of(name(at).len()) + PIECE_BOUND + 512;
         let usable = volumes.last().map_or(0, |(free, _)| free.saturating_sub(overhead));
         if usable < LEAST_PIECE {
             volumes.push((room, Vec::new()));
@@ -223,13 +284,19 @@ fn cost(member: &Member) -> u64 {
     tar::header_bound(&member.name, member.size) + tar::padded(member.size) + json_bound(member)
 }
 
+/// The bytes of its line in a list, at most.
 fn json_bound(member: &Member) -> u64 {
-    json_bound_of(member.name.len())
+    // A piece's line says which blob it is of, too.
+    json_bound_of(member.name.len()) + if member.part.is_some() { PIECE_BOUND } else { 0 }
 }
 
+/// What a piece's line has more than others: keys, a digest of any kind, two numbers.
+const PIECE_BOUND: u64 = 32 + 135 + 2 * 20;
+
 fn json_bound_of(name: usize) -> u64 {
-    // Keys and punctuation, two digests, four numbers of twenty digits.
-    name as u64 + 110 + 2 * 136 + 80
+    // Keys and punctuation, a sha256, three numbers; and its part of the hashes of the list's pages.
+    let line = name as u64 + 64 + 71 + 3 * 20;
+    line + line / 128
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
@@ -237,16 +304,33 @@ fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-/// Reads a plan from outside.
+/// Reads a plan from outside; what its list says is not read yet.
 pub(crate) fn read(bytes: &[u8], path: &std::path::Path) -> Result<Plan> {
-    let plan: Plan = serde_json::from_slice(bytes)
-        .map_err(|error| Error::not_a_volume(path, format!("its plan cannot be read: {error}")))?;
-    let is_right = plan.volumes.iter().flatten().all(|member| member.what().is_some());
-    if is_right { Ok(plan) } else { Err(Error::not_a_volume(path, "its plan names what is no member")) }
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::not_a_volume(path, format!("its plan cannot be read: {error}")))
+}
+
+/// Reads what a plan's lists say.
+pub(crate) fn read_lists(
+    plan: &mut Plan,
+    contents: Lines<'_>,
+    assumptions: Lines<'_>,
+    path: &std::path::Path,
+) -> Result<()> {
+    let mut volumes = vec![Vec::new(); plan.shares.len()];
+    for content in contents.all::<Content>()? {
+        let Content { volume, member } = content?;
+        let wrong = || Error::not_a_volume(path, "its plan names what is no member, or no volume");
+        let members = usize::try_from(volume).ok().and_then(|volume| volumes.get_mut(volume.checked_sub(1)?));
+        members.filter(|_| member.what().is_some()).ok_or_else(wrong)?.push(member);
+    }
+    plan.volumes = volumes;
+    plan.assumes = assumptions.all()?.collect::<Result<_>>()?;
+    Ok(())
 }
 
 /// Reads a head from outside, and the key that it says signed it.
-pub(crate) fn read_head(bytes: &[u8], path: &std::path::Path, size: u64) -> Result<(VolumeHead, PublicKey)> {
+pub(crate) fn read_head(bytes: &[u8], path: &std::path::Path) -> Result<(VolumeHead, PublicKey)> {
     #[derive(serde::Deserialize)]
     struct Reader {
         reader: u32,
@@ -258,7 +342,10 @@ pub(crate) fn read_head(bytes: &[u8], path: &std::path::Path, size: u64) -> Resu
         return Err(Error::Newer { path: path.to_owned(), needed: reader, known: FORMAT });
     }
     let head: VolumeHead = serde_json::from_slice(bytes).map_err(unreadable)?;
-    head.check(size).map_err(|why| Error::not_a_volume(path, why))?;
+    if head.volume == 0 || head.volume > head.of {
+        let why = format!("it says to be volume {} of {}", head.volume, head.of);
+        return Err(Error::not_a_volume(path, why));
+    }
     let key = PublicKey::parse(&head.key, "the key in its head")
         .map_err(|error| Error::Signature { path: path.to_owned(), why: error.to_string() })?;
     Ok((head, key))
@@ -292,12 +379,17 @@ mod tests {
                     offset: 0, sha256: digest, part: None };
                 Item { member, source: Source::Bytes(bytes) }
             }).collect();
-            let cargo = Cargo { trees: vec![], documents: documents.clone(), blobs, limit, suffix: ".tar", key: &key };
+            let cargo = Cargo { trees: vec![], documents: documents.clone(), blobs, assumes: vec![], limit, suffix: ".tar",
+                key: &key };
             let layout = lay(&cargo, |blob, at, _| Ok(Digest::of(format!("{} {at}", blob.digest).as_bytes()))).unwrap();
             let mut whole = std::collections::HashMap::<Digest, u64>::new();
             for (number, volume) in layout.volumes.iter().enumerate() {
                 assert!(limit.is_none_or(|limit| volume.size <= limit), "{} > {limit:?}", volume.size);
-                let (head, _) = read_head(&volume.head, std::path::Path::new("v"), volume.size).unwrap();
+                let (mut head, _) = read_head(&volume.head, std::path::Path::new("v")).unwrap();
+                assert_eq!(head.list, List::of(&volume.list));
+                head.members = volume.list.split_inclusive(|byte| *byte == b'\n')
+                    .map(|line| serde_json::from_slice(line).unwrap()).collect();
+                head.check(volume.size).unwrap();
                 assert_eq!(head.members.len(), volume.items.len());
                 let edge = number == 0 || number + 1 == layout.volumes.len();
                 let plans = volume.items.iter().filter(|item| item.member.name == PLAN).count();

@@ -207,7 +207,7 @@ fn row(tree: &Tree, entry: &Entry, size: u64, volumes: Vec<u32>) -> Row {
     };
     Row {
         kind: tree.repository.kind,
-        name: shown(tree, &entry.name),
+        name: shown(&tree.repository, &entry.name),
         version,
         origin: entry.origin.clone(),
         size,
@@ -273,7 +273,7 @@ impl Contents for Media<'_> {
     fn blob(&self, digest: &Digest, most: usize) -> Option<Vec<u8>> {
         let (volume, offset, size) = self.places.get(digest)?;
         let mut bytes = vec![0; usize::try_from(*size).unwrap_or(most).min(most)];
-        std::os::unix::fs::FileExt::read_exact_at(&volume.file, &mut bytes, *offset).ok()?;
+        std::os::unix::fs::FileExt::read_exact_at(&*volume.file, &mut bytes, *offset).ok()?;
         Some(bytes)
     }
 }

@@ -1,13 +1,16 @@
 //! Trees: what one repository has, as sorted JSON lines.
 //!
-//! The first line is the repository. Then come its manifests (each with what is left out of it on purpose) and its
-//! entries, both sorted. What an entry needs follows from the manifests.
+//! The first line is the repository. Then come its manifests (each with what is left out of it on purpose), the blobs
+//! they may be asked for, and its entries, all sorted. What an entry needs follows from the manifests; subjects and blobs
+//! are there for who serves a bundle where it lies, and will not read every manifest to answer for one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use artifact::{Digest, Entry, Repository};
 use serde::{Deserialize, Serialize};
 
+use crate::document::TreeHead;
+use crate::lines::{self, List};
 use crate::{Error, Result};
 
 /// A repository's part of a bundle.
@@ -15,6 +18,8 @@ use crate::{Error, Result};
 pub(crate) struct Tree {
     pub(crate) repository: Repository,
     pub(crate) manifests: BTreeMap<Digest, TreeManifest>,
+    /// What an image repository may show beside its manifests. Of files, entries say that.
+    pub(crate) blobs: BTreeSet<Digest>,
     pub(crate) entries: BTreeMap<String, Entry>,
 }
 
@@ -25,36 +30,66 @@ pub(crate) struct TreeManifest {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     pub(crate) media_type: String,
+    /// What it refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<Digest>,
     /// Children and blobs that are left out on purpose.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) omitted: BTreeSet<Digest>,
 }
 
+/// A line of a tree; they are sorted by their [`Spot`].
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
-enum Line {
+pub(crate) enum Line {
     Repository(Repository),
     Manifest(TreeManifest),
+    Blob(Digest),
     Entry(Entry),
+}
+
+/// A place among a tree's lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Spot<'a> {
+    Repository,
+    Manifest(Option<&'a Digest>),
+    Blob(&'a Digest),
+    Entry(&'a str),
+}
+
+impl Line {
+    pub(crate) fn spot(&self) -> Spot<'_> {
+        match self {
+            Self::Repository(_) => Spot::Repository,
+            Self::Manifest(manifest) => Spot::Manifest(Some(&manifest.digest)),
+            Self::Blob(digest) => Spot::Blob(digest),
+            Self::Entry(entry) => Spot::Entry(&entry.name),
+        }
+    }
 }
 
 impl Tree {
     pub(crate) fn new(repository: Repository) -> Self {
-        Self { repository, manifests: BTreeMap::new(), entries: BTreeMap::new() }
+        Self { repository, manifests: BTreeMap::new(), blobs: BTreeSet::new(), entries: BTreeMap::new() }
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
         let first = [Line::Repository(self.repository.clone())];
         let manifests = self.manifests.values().cloned().map(Line::Manifest);
+        let blobs = self.blobs.iter().copied().map(Line::Blob);
         let entries = self.entries.values().cloned().map(Line::Entry);
-        for line in first.into_iter().chain(manifests).chain(entries) {
-            // These types have no map with keys that are not strings: they always serialise.
-            if serde_json::to_writer(&mut bytes, &line).is_ok() {
-                bytes.push(b'\n');
-            }
+        lines::to_bytes(first.into_iter().chain(manifests).chain(blobs).chain(entries))
+    }
+
+    /// As the plan names it; its bytes are those of [`Tree::to_bytes`].
+    pub(crate) fn head(&self, bytes: &[u8]) -> TreeHead {
+        TreeHead {
+            repository: self.repository.clone(),
+            digest: Digest::of(bytes),
+            manifests: self.manifests.len() as u64,
+            entries: self.entries.len() as u64,
+            list: List::of(bytes),
         }
-        bytes
     }
 
     /// Reads a tree; its digest names it in errors.
@@ -72,6 +107,7 @@ impl Tree {
         for line in lines {
             match line? {
                 Line::Manifest(manifest) => drop(tree.manifests.insert(manifest.digest, manifest)),
+                Line::Blob(digest) => drop(tree.blobs.insert(digest)),
                 Line::Entry(entry) => drop(tree.entries.insert(entry.name.clone(), entry)),
                 Line::Repository(_) => return Err(wrong("it has two repositories".to_owned())),
             }
@@ -92,8 +128,10 @@ mod tests {
             digest: Digest::of(b"m"),
             size: 1,
             media_type: "x".to_owned(),
+            subject: Some(Digest::of(b"s")),
             omitted: BTreeSet::from([Digest::of(b"o")]),
         };
+        tree.blobs.insert(Digest::of(b"b"));
         tree.manifests.insert(manifest.digest, manifest);
         let entry = Entry {
             name: "1".to_owned(),

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use artifact::{Digest, Hasher, Kind, Manifest, Progress};
+use artifact::{Digest, Hasher, Kind, Manifest, Progress, Repository};
 
-use crate::document::{PLAN, What};
+use crate::document::{ASSUMES, Assumed, CONTENTS, PLAN, TreeHead, What};
 use crate::key::Trusted;
+use crate::lines::Lines;
 use crate::medium::{Medium, Past};
+use crate::parity::Parity;
 use crate::tree::Tree;
 use crate::volume::{Volume, volumes_below};
-use crate::{Error, Plan, Result, plan, volume_name, words};
+use crate::{Error, Plan, Receipt, Result, plan, volume_name, words};
 
 /// What was proven, and what was not.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,8 @@ pub struct Verified {
     pub trusted: Option<bool>,
     /// How many volumes it has in all, and how many were read.
     pub volumes: (usize, usize),
+    /// Volumes of which every byte was right.
+    pub sound: usize,
     /// Members that were hashed.
     pub members: u64,
     /// Their bytes.
@@ -37,14 +41,26 @@ pub struct Verified {
     pub bypassed: bool,
     /// What is wrong, each in words.
     pub damage: Vec<String>,
+    /// Volumes whose tar another program wrote again on the way, each in words.
+    pub rewritten: Vec<String>,
     /// What is not there, each in words: volumes, and what they hold.
     pub missing: Vec<String>,
+    /// Things that a difference takes to be at its site already, and their bytes: not proven by it.
+    pub assumed: (u64, u64),
+    /// Volumes that are missing or damaged, and parity files that are whole.
+    pub parity: (usize, usize),
 }
 
 impl Verified {
     /// Whether the bundle may leave the room.
     pub fn is_whole(&self) -> bool {
         self.damage.is_empty() && self.missing.is_empty()
+    }
+
+    /// Whether all that is missing or damaged can be brought back from the parity files.
+    pub fn is_covered(&self) -> bool {
+        let (lost, whole) = self.parity;
+        lost > 0 && lost <= whole
     }
 }
 
@@ -54,11 +70,34 @@ impl Verified {
 /// # Errors
 /// When there is nothing to verify, the volumes are of several bundles, or the signer is not trusted.
 pub async fn verify(paths: &[PathBuf], trusted: &[Trusted], progress: Arc<dyn Progress>) -> Result<Verified> {
-    let (paths, trusted) = (volumes_below(paths)?, trusted.to_vec());
-    tokio::task::spawn_blocking(move || verify_volumes(&paths, &trusted, progress.as_ref())).await?
+    verify_for(paths, trusted, None, progress).await
 }
 
-fn verify_volumes(paths: &[PathBuf], trusted: &[Trusted], progress: &dyn Progress) -> Result<Verified> {
+/// The same, of a bundle that goes to who wrote this receipt: what it assumes must be in there.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_for(
+    paths: &[PathBuf],
+    trusted: &[Trusted],
+    receipt: Option<Receipt>,
+    progress: Arc<dyn Progress>,
+) -> Result<Verified> {
+    let (given, paths, trusted) = (paths.to_vec(), volumes_below(paths)?, trusted.to_vec());
+    let work = move || {
+        let mut verified = verify_volumes(&paths, &trusted, receipt.as_ref(), progress.as_ref())?;
+        verify_parity(&given, &trusted, progress.as_ref(), &mut verified)?;
+        Ok(verified)
+    };
+    tokio::task::spawn_blocking(work).await?
+}
+
+fn verify_volumes(
+    paths: &[PathBuf],
+    trusted: &[Trusted],
+    receipt: Option<&Receipt>,
+    progress: &dyn Progress,
+) -> Result<Verified> {
     let mut verified = Verified { bypassed: true, ..Verified::default() };
     let mut volumes: Vec<Volume> = Vec::new();
     for path in paths {
@@ -83,8 +122,39 @@ fn verify_volumes(paths: &[PathBuf], trusted: &[Trusted], progress: &dyn Progres
     verified.trusted = (!trusted.is_empty()).then_some(true);
     verified.volumes = (first.head.of as usize, volumes.len());
     let good = hash_everything(&volumes, progress, &mut verified);
-    check_graphs(&volumes, &good, &mut verified)?;
+    for volume in &volumes {
+        verified.damage.extend(volume.removed.iter().map(|member| volume.removal(member)));
+        verified.rewritten.extend(volume.rewriting());
+    }
+    let is_sound = |volume: &&Volume| {
+        volume.removed.is_empty() && volume.head.members.iter().all(|member| good.contains(&member.name))
+    };
+    let sound: HashSet<u32> = volumes.iter().filter(is_sound).map(|volume| volume.head.volume).collect();
+    verified.sound = sound.len();
+    check_graphs(&volumes, &good, receipt, &mut verified)?;
     Ok(verified)
+}
+
+/// Hashes the parity files, and holds them against what is lost.
+fn verify_parity(
+    given: &[PathBuf],
+    trusted: &[Trusted],
+    progress: &dyn Progress,
+    verified: &mut Verified,
+) -> Result<()> {
+    let parities = Parity::open_below(given)?;
+    let Some(first) = parities.first() else { return Ok(()) };
+    if first.bundle().hex() != verified.id {
+        return Ok(());
+    }
+    parities.iter().try_for_each(|parity| parity.check_trust(trusted))?;
+    let (of, _) = verified.volumes;
+    let whole = parities.iter().filter(|parity| parity.is_whole(progress)).count();
+    verified.parity = (of.saturating_sub(verified.sound), whole);
+    if whole < first.of() {
+        verified.damage.push(format!("{} of {} parity files are missing or damaged", first.of() - whole, first.of()));
+    }
+    Ok(())
 }
 
 pub(crate) fn same_bundle(first: &Volume, other: &Volume) -> Result<()> {
@@ -159,9 +229,20 @@ pub(crate) fn documents(volumes: &[Volume]) -> Result<Option<Documents>> {
         if Digest::of(&bytes) != volume.head.bundle {
             return Err(Error::not_a_volume(&volume.path, "its plan is not the one its head names"));
         }
-        let plan = plan::read(&bytes, &volume.path)?;
+        let mut plan = plan::read(&bytes, &volume.path)?;
+        let (contents, assumptions) = (plan.contents.clone(), plan.assumptions.clone());
+        let lines = |name, list| {
+            let places = volumes.iter().filter_map(|volume| Some(volume.place(volume.member(name)?.offset)));
+            Lines::new(name, list, places.collect())
+        };
+        let (contents, assumptions) = (lines(CONTENTS, &contents), lines(ASSUMES, &assumptions));
+        let read = plan::read_lists(&mut plan, contents, assumptions, &volume.path);
+        match read {
+            Err(Error::Damaged { .. }) => return Ok(None),
+            other => other?,
+        }
         let mut trees = Vec::new();
-        for digest in &plan.trees {
+        for TreeHead { digest, .. } in &plan.trees {
             let name = format!("trees/{}/{}", digest.algorithm().as_str(), digest.hex());
             let found = volumes.iter().find_map(|volume| volume.document(volume.member(&name)?).ok());
             let Some(bytes) = found else { return Ok(None) };
@@ -179,7 +260,12 @@ pub(crate) fn manifest_bytes(volumes: &[Volume], digest: &Digest) -> Option<Vec<
 }
 
 /// Walks every entry down to its last blob, within what is carried.
-fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verified) -> Result<()> {
+fn check_graphs(
+    volumes: &[Volume],
+    good: &HashSet<String>,
+    receipt: Option<&Receipt>,
+    verified: &mut Verified,
+) -> Result<()> {
     let Some(Documents { plan, trees }) = documents(volumes)? else {
         verified.missing.push(format!(
             "the list of what the bundle holds: it is in the first and in the last of its {} volumes",
@@ -205,13 +291,20 @@ fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verif
             *of = 1;
         }
     }
-    let is_here = |digest: &Digest| whole.get(digest).is_some_and(|(have, of)| have == of);
+    let assumed: HashMap<Digest, &Assumed> = plan.assumes.iter().map(|assumed| (assumed.digest, assumed)).collect();
+    let is_assumed =
+        |digest: &Digest| assumed.contains_key(digest) && receipt.is_none_or(|receipt| receipt.inventory.has(digest));
+    verified.assumed = (assumed.len() as u64, assumed.values().map(|assumed| assumed.size).sum());
+    let is_here = |digest: &Digest| whole.get(digest).is_some_and(|(have, of)| have == of) || is_assumed(digest);
     let mut needed_by: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
     for tree in &trees {
-        for entry in tree.entries.values() {
-            let shown = shown(tree, &entry.name);
+        let entries = tree.entries.values().map(|entry| (entry.digest, shown(&tree.repository, &entry.name), true));
+        // Below a manifest that is assumed nothing can be looked at: what is carried of it is looked at by itself.
+        let below = tree.manifests.keys().filter(|_| !assumed.is_empty());
+        let below = below.map(|digest| (*digest, shown(&tree.repository, &digest.to_string()), false));
+        for (root, shown, is_entry) in entries.chain(below) {
             let mut holes = Vec::new();
-            let mut open = vec![entry.digest];
+            let mut open = vec![root];
             let mut seen = HashSet::new();
             while let Some(digest) = open.pop() {
                 if !seen.insert(digest) {
@@ -219,6 +312,10 @@ fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verif
                 }
                 if !is_here(&digest) {
                     holes.push(digest);
+                    continue;
+                }
+                if is_assumed(&digest) {
+                    // What lies below it is in the tree as well, if it is carried; else it is assumed too.
                     continue;
                 }
                 if let Some(known) = tree.manifests.get(&digest) {
@@ -232,11 +329,11 @@ fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verif
                         ),
                         Err(error) => verified.damage.push(format!("{shown}: {digest}: {error}")),
                     }
-                } else if tree.repository.kind == Kind::Image && digest == entry.digest {
+                } else if tree.repository.kind == Kind::Image && digest == root {
                     holes.push(digest);
                 }
             }
-            if holes.is_empty() {
+            if holes.is_empty() && is_entry {
                 verified.entries += 1;
             }
             for hole in holes {
@@ -258,6 +355,13 @@ fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verif
         let name = volume_name(number + 1, "");
         verified.missing.push(format!("volume {} ({name}), {bytes} bytes, needed by: {}", number + 1, some(&holds)));
     }
+    if let Some(receipt) = receipt {
+        let lacking = assumed.keys().filter(|digest| !receipt.inventory.has(digest) && !needed_by.contains_key(digest));
+        let mut lacking: Vec<String> =
+            lacking.map(|digest| format!("{digest}, assumed and not in the receipt")).collect();
+        lacking.sort();
+        verified.missing.extend(lacking);
+    }
     for (digest, entries) in &needed_by {
         let carried_by_missing = plan.volumes.iter().enumerate().any(|(number, members)| {
             !present.contains(&(number + 1))
@@ -274,8 +378,7 @@ fn check_graphs(volumes: &[Volume], good: &HashSet<String>, verified: &mut Verif
 }
 
 /// An entry as people write it.
-pub(crate) fn shown(tree: &Tree, name: &str) -> String {
-    let repository = &tree.repository;
+pub(crate) fn shown(repository: &Repository, name: &str) -> String {
     match repository.kind {
         Kind::Image if name.contains(':') => format!("{repository}@{name}"),
         Kind::Image => format!("{repository}:{name}"),

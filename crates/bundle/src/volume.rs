@@ -3,15 +3,20 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use artifact::Hasher;
 
-use crate::document::{DOCUMENT_LIMIT, HEAD, Member, SIGNATURE, VolumeHead};
+use crate::document::{DOCUMENT_LIMIT, HEAD, LIST_LIMIT, MEMBERS, Member, SIGNATURE, VolumeHead, order};
 use crate::key::Trusted;
+use crate::lines::{Lines, Place};
+use crate::parity::Parity;
 use crate::{Error, PublicKey, Result, Signature, plan, tar};
 
 /// Bytes read at a time.
 pub(crate) const CHUNK: usize = 1 << 20;
+/// A signature may have so many bytes.
+const SIGNATURE_LIMIT: u64 = 64 << 10;
 
 /// A volume whose head is signed by [`Volume::key`] and agrees with the tar around it. Its members are not hashed yet.
 #[derive(Debug)]
@@ -20,9 +25,15 @@ pub struct Volume {
     pub path: PathBuf,
     /// What it says of itself.
     pub head: VolumeHead,
+    /// Members that its head lists and that are not in it: somebody took them out on the way.
+    pub removed: Vec<Member>,
+    /// Headers of the tar that are not as Naru writes them: another program wrote it again on the way.
+    pub rewritten: u64,
     /// Who signed it. Whether that key is trusted is another question: [`Volume::check_trust`].
     pub key: PublicKey,
-    pub(crate) file: File,
+    pub(crate) file: Arc<File>,
+    /// Where the list of its members begins, and where what it lists may begin.
+    list: (u64, u64),
 }
 
 impl Volume {
@@ -33,92 +44,113 @@ impl Volume {
 
     /// The same, of a file that somebody else opened; `path` names it in messages.
     pub fn read(path: &Path, file: File) -> Result<Self> {
+        let mut volume = Self::read_head(path, file)?;
+        let size = volume.file.metadata().map_err(Error::io(path))?.len();
+        let members = volume.lines().all()?.collect::<Result<_>>()?;
+        volume.head.members = members;
+        volume.head.check(u64::MAX).map_err(|why| Error::not_a_volume(path, why))?;
+        // What is shorter than its list says was cut on the way, unless the tar around it is whole.
+        let cut = volume.head.check(size).err();
+        match (volume.walk(size), cut) {
+            (Err(Error::NotAVolume { .. }), Some(why)) => Err(Error::not_a_volume(path, why)),
+            (walked, _) => walked.map(|()| volume),
+        }
+    }
+
+    /// Reads its head and checks its signature, and nothing else: what a million members are is found in their list.
+    pub(crate) fn read_head(path: &Path, file: File) -> Result<Self> {
         let size = file.metadata().map_err(Error::io(path))?.len();
-        let fill = |at: u64, buffer: &mut [u8]| file.read_exact_at(buffer, at);
-        // Nobody signs a header: each of its bytes must be one that we write ourselves.
-        let is_ours = |header: &tar::Header, at: u64| {
-            let ours = tar::header(&header.name, header.size, at);
-            let mut found = vec![0; ours.len()];
-            fill(at, &mut found).map(|()| found == ours)
-        };
-        let as_written = |at: u64| -> std::io::Result<std::result::Result<Option<tar::Header>, String>> {
-            match tar::read(at, fill)? {
-                Ok(Some(header)) if !is_ours(&header, at)? => {
-                    Ok(Err(format!("the header at byte {at} is not as Naru writes it")))
-                }
-                read => Ok(read),
-            }
-        };
-        let header = |at: u64| match as_written(at) {
-            Ok(Ok(Some(header))) => Ok(header),
-            Ok(Ok(None)) => Err(Error::not_a_volume(path, "it ends before its head says so")),
-            Ok(Err(why)) => Err(Error::not_a_volume(path, why)),
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(Error::not_a_volume(path, format!("it is cut at byte {size}")))
-            }
-            Err(error) => Err(Error::io(path)(error)),
-        };
-        // The tar must be what the head says and nothing more: what is not listed must not cross.
-        let zeros = |from: u64, to: u64| {
-            let mut rest = vec![0; CHUNK.min(usize::try_from(to.saturating_sub(from)).unwrap_or(CHUNK))];
-            let mut at = from;
-            while at < to {
-                let length = usize::try_from(to - at).unwrap_or(CHUNK).min(CHUNK);
-                let chunk = rest.get_mut(..length).unwrap_or_default();
-                file.read_exact_at(chunk, at).map_err(Error::io(path))?;
-                if chunk.iter().any(|byte| *byte != 0) {
-                    return Err(Error::not_a_volume(
-                        path,
-                        format!("something lies at byte {at}, where nothing is listed"),
-                    ));
-                }
-                at += length as u64;
-            }
-            Ok(())
-        };
-        let document = |at: u64, name: &str| {
-            let header = header(at)?;
+        let document = |at: u64, name: &str, limit: u64| {
+            let (header, is_ours) = header(path, &file, at, size)?.ok_or_else(|| ends_early(path))?;
             if header.name != name {
                 let found = header.name.escape_default();
                 return Err(Error::not_a_volume(path, format!("where `{name}` should be, there is `{found}`")));
             }
-            if header.size > DOCUMENT_LIMIT || header.offset.saturating_add(header.size) > size {
+            if header.size > limit || header.offset.saturating_add(header.size) > size {
                 return Err(Error::not_a_volume(path, format!("its `{name}` would have {} bytes", header.size)));
             }
-            let mut bytes = vec![0; usize::try_from(header.size).unwrap_or_default()];
+            Ok((header, is_ours))
+        };
+        let bytes_of = |header: &tar::Header| {
+            let mut bytes = vec![0_u8; usize::try_from(header.size).unwrap_or_default()];
             file.read_exact_at(&mut bytes, header.offset).map_err(Error::io(path))?;
             let after = header.offset + tar::padded(header.size);
-            zeros(header.offset + header.size, after.min(size))?;
-            Ok((bytes, after))
+            zeros(path, &file, header.offset + header.size, after.min(size))?;
+            Ok::<_, Error>(bytes)
         };
-        let (head_bytes, after) = document(0, HEAD)?;
-        let (head, key) = plan::read_head(&head_bytes, path, size)?;
+        let end = |header: &tar::Header| header.offset + tar::padded(header.size);
+        let first = document(0, HEAD, DOCUMENT_LIMIT)?;
+        let head_bytes = bytes_of(&first.0)?;
+        let (head, key) = plan::read_head(&head_bytes, path)?;
         let wrong = |why: &str| Error::Signature { path: path.to_owned(), why: why.to_owned() };
-        let (signature, after) = document(after, SIGNATURE).map_err(|error| match error {
+        let second = document(end(&first.0), SIGNATURE, SIGNATURE_LIMIT).map_err(|error| match error {
             Error::NotAVolume { why, .. } => wrong(&format!("it is missing: {why}")),
             other => other,
         })?;
+        let signature = bytes_of(&second.0)?;
         let text = String::from_utf8_lossy(&signature);
         let signature = Signature::parse(&text).map_err(wrong)?;
         if signature.to_text() != text {
             return Err(wrong("it has more in it than a signature"));
         }
         key.check(&head_bytes, &signature).map_err(wrong)?;
-        let mut at = after;
-        for member in &head.members {
-            let header = header(at)?;
-            if header.name != member.name || header.size != member.size || header.offset != member.offset {
-                let found = header.name.escape_default();
-                return Err(Error::not_a_volume(
-                    path,
-                    format!("where `{}` should be, there is `{found}`", member.name),
-                ));
-            }
-            at = header.offset + tar::padded(header.size);
-            zeros(header.offset + header.size, at.min(size))?;
+        let third = document(end(&second.0), MEMBERS, LIST_LIMIT)?;
+        if third.0.size != head.list.size {
+            return Err(Error::not_a_volume(path, format!("its `{MEMBERS}` has {} bytes", third.0.size)));
         }
-        zeros(at, size)?;
-        Ok(Self { path: path.to_owned(), head, key, file })
+        let list = (third.0.offset, end(&third.0));
+        let rewritten = [first.1, second.1, third.1].iter().filter(|is_ours| !**is_ours).count() as u64;
+        Ok(Self { path: path.to_owned(), head, removed: Vec::new(), rewritten, key, file: Arc::new(file), list })
+    }
+
+    /// The list of its members, where it lies.
+    pub(crate) fn lines(&self) -> Lines<'_> {
+        Lines::new(MEMBERS, &self.head.list, vec![self.place(self.list.0)])
+    }
+
+    /// A place in it.
+    pub(crate) fn place(&self, offset: u64) -> Place {
+        Place { path: self.path.clone(), file: Arc::clone(&self.file), offset }
+    }
+
+    /// The tar must be what the list says and nothing more: what is not listed must not cross.
+    ///
+    /// A gateway's scanner may have taken members out and written the rest again: those that are left stand in their
+    /// order, and each is still what its digest says.
+    fn walk(&mut self, size: u64) -> Result<()> {
+        let (path, file) = (&self.path, &self.file);
+        let mut listed = std::mem::take(&mut self.head.members).into_iter();
+        let (list, mut at) = self.list;
+        zeros(path, file, list + self.head.list.size, at)?;
+        while let Some((header, is_ours)) = header(path, file, at, size)? {
+            let mut expected = None;
+            let mut member = loop {
+                match listed.next() {
+                    Some(member) if member.name == header.name && member.size == header.size => break member,
+                    Some(member) => {
+                        expected.get_or_insert_with(|| member.name.clone());
+                        self.removed.push(member);
+                    }
+                    None => {
+                        let why = expected.map_or_else(
+                            || format!("something lies at byte {at}, where nothing is listed"),
+                            |name| format!("where `{name}` should be, there is `{}`", header.name.escape_default()),
+                        );
+                        return Err(Error::not_a_volume(path, why));
+                    }
+                }
+            };
+            at = header.offset.saturating_add(tar::padded(header.size));
+            if header.offset.saturating_add(header.size) > size {
+                return Err(Error::not_a_volume(path, format!("it is cut in `{}`, at byte {size}", member.name)));
+            }
+            zeros(path, file, header.offset + header.size, at.min(size))?;
+            self.rewritten += u64::from(!is_ours);
+            member.offset = header.offset;
+            self.head.members.push(member);
+        }
+        self.removed.extend(listed);
+        zeros(path, file, at, size)
     }
 
     /// Refuses a key that is not among `trusted`; with none at all, everybody's bundle is taken.
@@ -131,12 +163,14 @@ impl Volume {
 
     /// The member of that name.
     pub(crate) fn member(&self, name: &str) -> Option<&Member> {
-        self.head.members.iter().find(|member| member.name == name)
+        let found = self.head.members.binary_search_by(|member| member.order().cmp(&order(name))).ok()?;
+        self.head.members.get(found)
     }
 
     /// A small member's bytes, checked.
     pub(crate) fn document(&self, member: &Member) -> Result<Vec<u8>> {
-        if member.size > DOCUMENT_LIMIT {
+        let limit = if member.name.starts_with("trees/") { LIST_LIMIT } else { DOCUMENT_LIMIT };
+        if member.size > limit {
             return Err(Error::not_a_volume(&self.path, format!("`{}` has {} bytes", member.name, member.size)));
         }
         let mut bytes = vec![0; usize::try_from(member.size).unwrap_or_default()];
@@ -163,6 +197,31 @@ impl Volume {
         Ok(hasher.finish() == member.sha256)
     }
 
+    /// A member that was taken out, in words.
+    pub(crate) fn removal(&self, member: &Member) -> String {
+        let Self { path, head, .. } = self;
+        format!(
+            "{}: `{}` ({} bytes, volume {} of {}) was taken out of it",
+            path.display(),
+            member.name,
+            member.size,
+            head.volume,
+            head.of
+        )
+    }
+
+    /// That another program wrote its tar again, in words.
+    pub(crate) fn rewriting(&self) -> Option<String> {
+        let Self { path, rewritten, .. } = self;
+        (*rewritten > 0).then(|| {
+            format!(
+                "{}: another program wrote this tar again on the way ({rewritten} of its headers are not Naru's); what \
+                 it holds is hashed all the same",
+                path.display()
+            )
+        })
+    }
+
     /// A damaged member, in words.
     pub(crate) fn damage(&self, member: &Member) -> String {
         let Self { path, head, .. } = self;
@@ -178,12 +237,54 @@ impl Volume {
     }
 }
 
-/// The volumes that these paths mean: files as they are, of folders those files that begin as a volume does.
+/// The header at byte `at` of a volume of `size` bytes, and whether it is as we write it to the byte: nobody signs a
+/// header. `None`: the end.
+fn header(path: &Path, file: &File, at: u64, size: u64) -> Result<Option<(tar::Header, bool)>> {
+    let fill = |at: u64, buffer: &mut [u8]| file.read_exact_at(buffer, at);
+    let wrong = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Error::not_a_volume(path, format!("it is cut at byte {size}")),
+        _ => Error::io(path)(error),
+    };
+    let found = tar::read(at, fill).map_err(wrong)?.map_err(|why| Error::not_a_volume(path, why))?;
+    let Some(header) = found else { return Ok(None) };
+    let ours = tar::header(&header.name, header.size, at);
+    let is_ours = header.offset == at + ours.len() as u64 && {
+        let mut found = vec![0; ours.len()];
+        fill(at, &mut found).map_err(wrong)?;
+        found == ours
+    };
+    Ok(Some((header, is_ours)))
+}
+
+fn ends_early(path: &Path) -> Error {
+    Error::not_a_volume(path, "it ends before its head says so")
+}
+
+/// Refuses anything but zeros from one byte to another.
+fn zeros(path: &Path, file: &File, from: u64, to: u64) -> Result<()> {
+    let mut rest = vec![0; CHUNK.min(usize::try_from(to.saturating_sub(from)).unwrap_or(CHUNK))];
+    let mut at = from;
+    while at < to {
+        let length = usize::try_from(to - at).unwrap_or(CHUNK).min(CHUNK);
+        let chunk = rest.get_mut(..length).unwrap_or_default();
+        file.read_exact_at(chunk, at).map_err(Error::io(path))?;
+        if chunk.iter().any(|byte| *byte != 0) {
+            return Err(Error::not_a_volume(path, format!("something lies at byte {at}, where nothing is listed")));
+        }
+        at += length as u64;
+    }
+    Ok(())
+}
+
+/// The volumes that these paths mean: files as they are, but for parity, and of folders those files that begin as a
+/// volume does.
 pub fn volumes_below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut volumes = Vec::new();
     for path in paths {
         if !std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
-            volumes.push(path.clone());
+            if !File::open(path).is_ok_and(|file| Parity::is_one(&file)) {
+                volumes.push(path.clone());
+            }
             continue;
         }
         let before = volumes.len();

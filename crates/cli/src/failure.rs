@@ -155,7 +155,11 @@ fn exit(cause: &(dyn Error + 'static)) -> Option<Exit> {
                 Some(Exit::Untrusted)
             }
             bundle::Error::Damaged { .. } => Some(Exit::Incomplete),
-            bundle::Error::VolumeSize { .. } | bundle::Error::As { .. } => Some(Exit::Usage),
+            bundle::Error::VolumeSize { .. }
+            | bundle::Error::As { .. }
+            | bundle::Error::Receipt { .. }
+            | bundle::Error::NotRemembered { .. }
+            | bundle::Error::WantList { .. } => Some(Exit::Usage),
             _ => None,
         };
     }

@@ -10,6 +10,7 @@ mod environment;
 mod exit;
 mod failure;
 mod image;
+mod output;
 mod signals;
 mod size;
 mod tar;

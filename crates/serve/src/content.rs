@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::body::{Body, OpenBlob};
 use crate::range::{self, Asked};
+use crate::refusal::Refusal;
 
 pub(crate) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 pub(crate) const DOCKER_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -86,6 +87,13 @@ impl Thing {
 
     /// The answer to a request with these headers.
     pub(crate) fn answer(&self, head: bool, request: &HeaderMap) -> Response<Body> {
+        if let Some(damage) = self.damage() {
+            let mut response = Refusal::inside(damage).into_response();
+            if head {
+                *response.body_mut() = Body::default();
+            }
+            return response;
+        }
         let mut response = Response::new(Body::default());
         *response.headers_mut() = self.headers.clone();
         if self.not_modified(request) {
@@ -119,6 +127,13 @@ impl Thing {
             },
         }
         response
+    }
+
+    fn damage(&self) -> Option<std::io::Error> {
+        match &self.bytes {
+            Source::Memory(_) => None,
+            Source::File(blob) => blob.damage(),
+        }
     }
 
     fn not_modified(&self, request: &HeaderMap) -> bool {

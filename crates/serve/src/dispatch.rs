@@ -186,7 +186,7 @@ async fn own(call: Call<'_>, action: Action, body: Arriving) -> Result<Response<
             Ok(text("ready\n"))
         }
         Action::Metrics => {
-            let usage = call.site.store().usage().await?;
+            let usage = call.site.stock().usage().await?;
             let mut response = text(call.site.metrics.render(&usage));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
             Ok(response)

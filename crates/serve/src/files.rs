@@ -44,17 +44,17 @@ pub(crate) async fn answer(call: &Call<'_>, host: &str, path: &str, base: &str) 
     if !valid_path(path) {
         return Err(missing());
     }
-    let store = call.site.store();
+    let stock = call.site.stock();
     let moment = call.site.moment();
-    let Some(entry) = store.entry(&repository, path).await? else {
+    let Some(entry) = stock.entry(&repository, path).await? else {
         let folder = format!("{path}/");
-        let below = store.entries(&repository, &folder, 1).await?;
+        let below = stock.entries(&repository, &folder, 1).await?;
         if below.first().is_some_and(|entry| entry.name.starts_with(&folder)) {
             return Ok(moved(&format!("{base}{}", url_path(&folder))));
         }
         return Err(missing());
     };
-    let Some(blob) = store.granted_blob(&repository, &entry.digest).await? else {
+    let Some(blob) = stock.granted_blob(&repository, &entry.digest).await? else {
         let message = format!("{host}/{path} is not whole here yet: its bytes are still to be loaded");
         return Err(Refusal::not_found(message));
     };
@@ -83,11 +83,11 @@ async fn folder(call: &Call<'_>, repository: &Repository, path: &str, base: &str
     if !path.is_empty() && !valid_path(path.trim_end_matches('/')) {
         return Err(missing());
     }
-    let store = call.site.store();
+    let stock = call.site.stock();
     let mut rows: Vec<Row> = Vec::new();
     let mut after = path.to_owned();
     'all: while rows.len() < MOST {
-        let entries = store.entries(repository, &after, 500).await?;
+        let entries = stock.entries(repository, &after, 500).await?;
         if entries.is_empty() {
             break;
         }

@@ -18,6 +18,7 @@ mod server;
 mod access;
 mod metrics;
 mod site;
+mod stock;
 
 // Connections.
 mod holder;
@@ -45,7 +46,7 @@ mod setup;
 pub use auth::renew_admin_token;
 pub use config::{Config, Patience};
 pub use error::{Error, Result};
-pub use server::Server;
+pub use server::{Server, raise_descriptors};
 pub use tls::keys::{self, SiteKeys};
 
 /// Whether a request means anything: the router, for `fuzz/`.

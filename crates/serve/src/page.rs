@@ -83,7 +83,7 @@ pub(crate) async fn home(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
 }
 
 async fn found(call: &Call<'_>, query: &str, text: &mut String) -> Result<(), Refusal> {
-    let hits = call.site.store().search(query, 200).await?;
+    let hits = call.site.stock().search(query, 200).await?;
     let _ = writeln!(text, "<h2>{} found</h2>\n<table>", hits.len());
     for hit in hits {
         let name = match hit.repository.kind {
@@ -111,7 +111,7 @@ fn reference(repository: &Repository, name: &str) -> String {
 
 async fn overview(call: &Call<'_>, text: &mut String) -> Result<(), Refusal> {
     let site = call.site;
-    let usage = site.store().usage().await?;
+    let usage = site.stock().usage().await?;
     let _ = writeln!(
         text,
         "<p>{} repositories, {} entries, {} blobs, {} bytes.</p>",
@@ -145,7 +145,7 @@ async fn overview(call: &Call<'_>, text: &mut String) -> Result<(), Refusal> {
         text.push_str("</table>\n");
     }
     text.push_str("<h2>Images</h2>\n<table>\n");
-    let repositories = site.store().repositories(Some(Kind::Image), None, MOST).await?;
+    let repositories = site.stock().repositories(Some(Kind::Image), None, MOST).await?;
     for repository in &repositories {
         let _ = writeln!(text, "<tr><td><code>{}</code></td></tr>", escape(&shown(repository)));
     }

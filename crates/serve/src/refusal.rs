@@ -145,6 +145,20 @@ impl From<store::Error> for Refusal {
     }
 }
 
+impl From<bundle::Error> for Refusal {
+    fn from(error: bundle::Error) -> Self {
+        match error {
+            bundle::Error::Store(error) => error.into(),
+            // Another server of the site may have that volume: a client goes on to it after a 404.
+            bundle::Error::Elsewhere { digest, .. } => {
+                let detail = json!({ "digest": digest });
+                Self::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", error.to_string()).about(detail)
+            }
+            error => Self::inside(error),
+        }
+    }
+}
+
 /// An error with its causes, in one line.
 struct Chain<'a>(&'a (dyn std::error::Error + Send + Sync));
 

@@ -52,7 +52,10 @@ impl Call<'_> {
     /// The refusal to answer with.
     fn may_write(&self, asked: &Asked) -> Result<(), Refusal> {
         if self.caller == Caller::Admin {
-            return Ok(());
+            return match self.site.stock().is_fixed() {
+                Some(why) => Err(unsupported(why)),
+                None => Ok(()),
+            };
         }
         // Asking for credentials here would have them sent in the clear.
         may_carry(self.peer, &self.site.settings())?;

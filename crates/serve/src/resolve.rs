@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::refusal::Refusal;
 use crate::router::{Asked, Reference};
 use crate::site::{Known, Site};
+use crate::stock::Stock;
 
 /// The repository that is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,12 +130,12 @@ fn by_path(asked: &Asked, settings: &Settings, known: &Known) -> Option<Reposito
 }
 
 async fn has(site: &Site, repository: &Repository, sought: Sought<'_>) -> Result<bool, Refusal> {
-    let store = site.store();
+    let stock = site.stock();
     Ok(match sought {
-        Sought::Manifest(Reference::Tag(tag)) => store.entry(repository, tag).await?.is_some(),
-        Sought::Manifest(Reference::Digest(digest)) => store.granted_manifest(repository, digest).await?.is_some(),
-        Sought::Blob(digest) => store.granted_blob(repository, digest).await?.is_some(),
-        Sought::Anything => !store.entries(repository, "", 1).await?.is_empty(),
+        Sought::Manifest(Reference::Tag(tag)) => stock.entry(repository, tag).await?.is_some(),
+        Sought::Manifest(Reference::Digest(digest)) => stock.granted_manifest(repository, digest).await?.is_some(),
+        Sought::Blob(digest) => stock.granted_blob(repository, digest).await?.is_some(),
+        Sought::Anything => !stock.entries(repository, "", 1).await?.is_empty(),
     })
 }
 
@@ -156,10 +157,10 @@ async fn search(
                 Sought::Blob(digest) => digest.to_string(),
                 Sought::Anything => String::new(),
             };
-            let here = site.store().candidates(name, &text).await?;
+            let here = site.stock().candidates(name, &text).await?;
             found.extend(here.into_iter().map(|candidate| (candidate.repository, Some(candidate.digest))));
             if let Some(hub) = &hub {
-                let there = site.store().candidates(hub, &text).await?.into_iter();
+                let there = site.stock().candidates(hub, &text).await?.into_iter();
                 let there = there.filter(|candidate| candidate.repository.host == "docker.io");
                 found.extend(there.map(|candidate| (candidate.repository, Some(candidate.digest))));
             }
@@ -211,8 +212,8 @@ pub(crate) fn shown(repository: &Repository) -> String {
 }
 
 /// The hosts that images and files are known of.
-pub(crate) async fn known_hosts(store: &store::Store, version: u64) -> store::Result<Known> {
-    let images = store.hosts(Kind::Image).await?.into_iter().filter(|host| !host.is_empty()).collect();
-    let files = store.hosts(Kind::File).await?.into_iter().filter(|host| !host.is_empty()).collect();
+pub(crate) async fn known_hosts(stock: &Stock, version: u64) -> Result<Known, Refusal> {
+    let images = stock.hosts(Kind::Image).await?.into_iter().filter(|host| !host.is_empty()).collect();
+    let files = stock.hosts(Kind::File).await?.into_iter().filter(|host| !host.is_empty()).collect();
     Ok(Known { version, images, files })
 }

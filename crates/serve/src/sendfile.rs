@@ -8,14 +8,14 @@
 #![expect(unsafe_code, reason = "a mapping of a file is made and read here, and nowhere else")]
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -29,8 +29,13 @@ const WINDOW: u64 = 1024 * 1024;
 /// A file's bytes as addresses. Nothing is read into memory by making one.
 #[derive(Debug)]
 pub(crate) struct Mapping {
+    /// Of the first byte that is meant.
     address: NonNull<u8>,
     length: usize,
+    /// Bytes before it: a mapping begins with a page, a blob in a volume may not.
+    before: usize,
+    /// Where in the file the first byte is.
+    offset: u64,
 }
 
 // SAFETY: the mapping is read-only and lives until it is dropped; its address belongs to no thread.
@@ -39,25 +44,31 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps a file whole; `None` where the kernel will not (no address space left), or there is nothing to map.
-    pub(crate) fn new(file: &File, size: u64) -> Option<Self> {
+    /// Maps `size` bytes of a file from `offset`; `None` where the kernel will not (no address space left), or there is
+    /// nothing to map.
+    pub(crate) fn new(file: &File, offset: u64, size: u64) -> Option<Self> {
         let length = usize::try_from(size).ok().filter(|length| *length > 0)?;
+        let before = usize::try_from(offset).ok()? % rustix::param::page_size();
+        let (whole, from) = (length.checked_add(before)?, offset - before as u64);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that anybody has.
-        let address = unsafe { mmap(std::ptr::null_mut(), length, ProtFlags::READ, MapFlags::SHARED, file, 0) };
-        Some(Self { address: NonNull::new(address.ok()?.cast())?, length })
+        let start = unsafe { mmap(std::ptr::null_mut(), whole, ProtFlags::READ, MapFlags::SHARED, file, from) };
+        // SAFETY: `before` is less than the mapping's length.
+        let address = unsafe { start.ok()?.cast::<u8>().add(before) };
+        Some(Self { address: NonNull::new(address)?, length, before, offset })
     }
 
     /// Where in the file this slice lies, if it is one of this mapping's.
     fn offset_of(&self, slice: &[u8]) -> Option<u64> {
-        let offset = (slice.as_ptr() as usize).checked_sub(self.address.as_ptr() as usize)?;
-        (!slice.is_empty() && offset.checked_add(slice.len())? <= self.length).then_some(offset as u64)
+        let within = (slice.as_ptr() as usize).checked_sub(self.address.as_ptr() as usize)?;
+        let is_mine = !slice.is_empty() && within.checked_add(slice.len())? <= self.length;
+        is_mine.then_some(self.offset + within as u64)
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: this is what `new` mapped; slices of it hold the blob, and with it the mapping.
-        let _ = unsafe { munmap(self.address.as_ptr().cast(), self.length) };
+        let _ = unsafe { munmap(self.address.as_ptr().sub(self.before).cast(), self.length + self.before) };
     }
 }
 
@@ -103,13 +114,14 @@ impl Sending {
 }
 
 /// Whether the bytes of the next slice seem to be in memory: `sendfile` waits for the disk where they are not, and a
-/// whole worker with it. What cannot be told (overlayfs, tmpfs, kernels before 4.14) is taken to be.
+/// whole worker with it. What cannot be told (overlayfs, tmpfs, FAT, kernels before 4.14) is taken to be, but for media,
+/// which are slow.
 pub(crate) fn is_cached(blob: &OpenBlob, offset: u64, end: u64) -> bool {
     let last = end.min(offset + WINDOW) - 1;
-    [offset, last].into_iter().all(|at| {
-        let mut byte = [0];
-        let read = preadv2(blob.file(), &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT);
-        read != Err(Errno::AGAIN)
+    [offset, last].into_iter().all(|at| match blob.read_cached(&mut [0], at) {
+        Ok(_) => true,
+        Err(Errno::AGAIN) => false,
+        Err(_) => !blob.is_on_medium,
     })
 }
 
@@ -119,7 +131,7 @@ pub(crate) fn warm(blob: &OpenBlob, offset: u64, end: u64) -> io::Result<()> {
     let mut at = offset;
     let mut buffer = vec![0; 64 * 1024];
     while at < end {
-        match std::os::unix::fs::FileExt::read_at(blob.file(), &mut buffer, at)? {
+        match blob.read(&mut buffer, at)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             read => at += read as u64,
         }
@@ -169,7 +181,8 @@ impl AsyncWrite for Wire {
         let tokens = mapping.and_then(|mapping| {
             slices.iter().enumerate().find_map(|(index, slice)| Some((index, mapping.offset_of(slice)?, slice.len())))
         });
-        let (Some(blob), Some((index, offset, length))) = (&blob, tokens) else {
+        let file = blob.as_ref().and_then(|blob| blob.place(0).ok()).map(|(piece, ..)| &piece.file);
+        let (Some(file), Some((index, offset, length))) = (file, tokens) else {
             return Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         };
         let before = slices.get(..index).unwrap_or_default();
@@ -180,7 +193,7 @@ impl AsyncWrite for Wire {
         }
         let sent = ready!(self.poll_send(context, || {
             let mut from = offset;
-            rustix::fs::sendfile(&self.stream, blob.file(), Some(&mut from), length)
+            rustix::fs::sendfile(&self.stream, file, Some(&mut from), length)
         }));
         Poll::Ready(match sent {
             // The file ends before the blob does: cut the connection rather than wait for more.
@@ -217,6 +230,7 @@ mod tests {
     use std::io::Write as _;
 
     use artifact::Digest;
+    use bundle::Extent;
 
     use super::*;
 
@@ -225,16 +239,19 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..=255).cycle().take(3_000_000).collect();
         file.write_all(&bytes).unwrap();
-        let blob = Arc::new(OpenBlob::new(Digest::of(&bytes), bytes.len() as u64, file));
+        // It lies behind something else, and not at the beginning of a page.
+        let lying = bytes[4608..].to_vec();
+        let piece = Extent { path: "volume".into(), file: Arc::new(file), offset: 4608, size: lying.len() as u64 };
+        let (bytes, blob) = (lying, Arc::new(OpenBlob::of_store(Digest::of(b"proven"), piece)));
         let sending = Sending::default();
         let token = sending.token(&blob, 5, blob.size).unwrap();
         assert_eq!(token, bytes[5..5 + 1024 * 1024]);
-        assert_eq!(blob.mapping().unwrap().offset_of(&token), Some(5));
-        assert_eq!(blob.mapping().unwrap().offset_of(&token.slice(7..9)), Some(12));
+        assert_eq!(blob.mapping().unwrap().offset_of(&token), Some(4608 + 5));
+        assert_eq!(blob.mapping().unwrap().offset_of(&token.slice(7..9)), Some(4608 + 12));
         assert_eq!(blob.mapping().unwrap().offset_of(&bytes), None);
         drop(blob);
         // The slice keeps what it shows.
         assert_eq!(token.last(), Some(&bytes[5 + 1024 * 1024 - 1]));
-        assert!(is_cached(&sending.blob().unwrap(), 0, 3_000_000));
+        assert!(is_cached(&sending.blob().unwrap(), 0, bytes.len() as u64));
     }
 }

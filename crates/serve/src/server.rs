@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bundle::Shelf;
 use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use store::Store;
@@ -18,6 +19,7 @@ use crate::auth::Gate;
 use crate::config::Settings;
 use crate::listener::{self, Speaks};
 use crate::site::{Addresses, Site};
+use crate::stock::Stock;
 use crate::tls::{self, Certificates};
 use crate::{Config, Result};
 
@@ -43,6 +45,19 @@ impl Server {
     /// # Errors
     /// A configuration that cannot be meant, an address in use, files that cannot be read, the store's refusals.
     pub async fn bind(store: Store, config: Config) -> Result<Self> {
+        let stock = Stock::Store(store.clone());
+        Self::bind_with(store, stock, config).await
+    }
+
+    /// The same, to hand out a bundle where its volumes lie; `store` keeps the site's own things only.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub async fn bind_bundle(store: Store, shelf: Arc<Shelf>, config: Config) -> Result<Self> {
+        Self::bind_with(store, Stock::Shelf(shelf), config).await
+    }
+
+    async fn bind_with(store: Store, stock: Stock, config: Config) -> Result<Self> {
         let names = tls::names(&config)?;
         let main = listener::bind(config.listen)?;
         let plain = config.plain.map(listener::bind).transpose()?;
@@ -59,7 +74,7 @@ impl Server {
         let most =
             config.connections.min(usize::try_from(descriptors.saturating_sub(RESERVED) / 2).unwrap_or(usize::MAX));
         let open_files = (descriptors / 8).min(1024);
-        let site = Site::new(store, settings, gate, certificates, log, addresses, config.patience, open_files);
+        let site = Site::new(store, stock, settings, gate, certificates, log, addresses, config.patience, open_files);
         let mut listeners = vec![(main, Speaks::Both(acceptor))];
         listeners.extend(plain.map(|plain| (plain, Speaks::Plain)));
         Ok(Self {
@@ -199,7 +214,7 @@ fn ports(addresses: &Addresses) -> Vec<u16> {
 }
 
 /// Raises the soft limit of open files to the hard one, and returns what it is.
-fn raise_descriptors() -> u64 {
+pub fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         // Refused, the old limit stands.

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::registry::Uploads;
 use crate::resolve::{self, Meant};
+use crate::stock::Stock;
 use crate::tls::Certificates;
 
 /// Manifests kept in memory, in bytes: design's invariant 6 bounds the whole server.
@@ -30,6 +31,7 @@ const AMBIGUOUS: usize = 20;
 /// A sealed place, serving.
 pub(crate) struct Site {
     store: Store,
+    stock: Stock,
     settings: ArcSwap<Settings>,
     known: ArcSwap<Known>,
     warm: Cache<String, Arc<Warm>>,
@@ -89,6 +91,7 @@ pub(crate) struct Ambiguity {
 impl Site {
     pub(crate) fn new(
         store: Store,
+        stock: Stock,
         settings: Settings,
         gate: Gate,
         certificates: Arc<Certificates>,
@@ -108,6 +111,7 @@ impl Site {
         };
         Self {
             store,
+            stock,
             settings: ArcSwap::from_pointee(settings),
             known: ArcSwap::from_pointee(Known { version: u64::MAX, ..Known::default() }),
             warm: Cache::builder().weigher(weigh).max_capacity(WARM_BYTES).build(),
@@ -125,8 +129,14 @@ impl Site {
         }
     }
 
+    /// Where the site's own things are kept, and what is pushed.
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What is handed out.
+    pub(crate) fn stock(&self) -> &Stock {
+        &self.stock
     }
 
     pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<Settings>> {
@@ -149,19 +159,19 @@ impl Site {
 
     /// The upstreams that there is something of.
     pub(crate) async fn known(&self) -> Result<Arc<Known>, Refusal> {
-        let version = self.store.version();
+        let version = self.stock.version();
         let known = self.known.load_full();
         if known.version == version {
             return Ok(known);
         }
-        let fresh = Arc::new(resolve::known_hosts(&self.store, version).await?);
+        let fresh = Arc::new(resolve::known_hosts(&self.stock, version).await?);
         self.known.store(Arc::clone(&fresh));
         Ok(fresh)
     }
 
     /// Now. Taken before the settings and the store are asked.
     pub(crate) fn moment(&self) -> Moment {
-        Moment { version: self.store.version(), epoch: self.epoch.load(Ordering::Acquire) }
+        Moment { version: self.stock.version(), epoch: self.epoch.load(Ordering::Acquire) }
     }
 
     /// What this request was answered with before, when nothing has changed since.
@@ -190,12 +200,7 @@ impl Site {
         if let Some(open) = self.open.get(&blob.key) {
             return Ok(open);
         }
-        let (store, wanted) = (self.store.clone(), blob.clone());
-        let opened = tokio::task::spawn_blocking(move || {
-            let file = store.open_blob(&wanted)?;
-            Ok::<_, store::Error>(OpenBlob::new(wanted.digest, wanted.size, file))
-        });
-        let open = Arc::new(opened.await.map_err(Refusal::inside)??);
+        let open = Arc::new(self.stock.open(blob).await?);
         self.open.insert(blob.key.clone(), Arc::clone(&open));
         Ok(open)
     }
@@ -244,7 +249,18 @@ mod tests {
         let main: SocketAddr = "127.0.0.1:5000".parse().unwrap();
         let addresses = Addresses { main, plain: None };
         let settings = Settings::default();
-        Site::new(store, settings, gate, Arc::new(certificates), None, addresses, Patience::default(), open_files)
+        let stock = Stock::Store(store.clone());
+        Site::new(
+            store,
+            stock,
+            settings,
+            gate,
+            Arc::new(certificates),
+            None,
+            addresses,
+            Patience::default(),
+            open_files,
+        )
     }
 
     fn meant() -> Meant {
@@ -274,7 +290,7 @@ mod tests {
         assert!(site.warm("key").is_none());
         let moment = site.moment();
         for number in 0..100 {
-            let blob = Arc::new(OpenBlob::new(Digest::of(b"x"), 1, tempfile::tempfile().unwrap()));
+            let blob = Arc::new(OpenBlob::on_medium(Digest::of(b"x"), Vec::new()));
             let thing = Thing::new(Digest::of(b"x"), "text/plain", Source::File(blob));
             site.remember(number.to_string(), moment, meant(), thing);
         }

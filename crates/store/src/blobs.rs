@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use artifact::Digest;
+use artifact::{Algorithm, Digest};
 
 use crate::{Error, Result, Store};
 
@@ -43,7 +43,19 @@ pub(crate) fn lay_folders(folder: &Path) -> Result<()> {
         }
         give_to_owner(folder, &part)?;
     }
-    Ok(())
+    // All at once and before anybody writes: whoever finds its folder there may count on that folder's name to last.
+    let places = folder.join("blobs").join(Algorithm::Sha256.as_str());
+    if fs::read_dir(&places).map_or(0, Iterator::count) < 256 {
+        for first in 0..=u8::MAX {
+            let place = places.join(format!("{first:02x}"));
+            make(&place)?;
+            give_to_owner(folder, &place)?;
+        }
+        give_to_owner(folder, &places)?;
+    }
+    // A run that was cut short may have made them and not come to this.
+    sync(&places)?;
+    sync(&folder.join("blobs"))
 }
 
 /// Whether there is nothing but folders, as deep as ours are: bytes without a catalog are somebody's, and not ours to
@@ -61,6 +73,16 @@ pub(crate) fn new_key(digest: &Digest) -> String {
     let hex = digest.hex();
     let unique = uuid::Uuid::new_v4().simple().to_string();
     format!("{}/{}/{hex}.{}", digest.algorithm().as_str(), &hex[..2], &unique[..12])
+}
+
+/// Where the bytes of a key are.
+fn place(folder: &Path, key: &str) -> PathBuf {
+    folder.join("blobs").join(key)
+}
+
+/// Whether a key's bytes are there, as far as a look at their length tells.
+pub(crate) fn is_there(folder: &Path, key: &str, size: u64) -> bool {
+    fs::metadata(place(folder, key)).is_ok_and(|file| file.is_file() && file.len() == size)
 }
 
 /// As [`sync_file`], and a file that could not be synced goes: its pages may be marked clean now, so that a later run,
@@ -108,14 +130,15 @@ pub(crate) fn give_to_owner(folder: &Path, new: &Path) -> Result<()> {
 pub(crate) fn put_in_place(store: &Store, from: &Path, key: &str) -> Result<PathBuf> {
     let to = store.path_of(key);
     let folder = to.parent().unwrap_or(&to).to_owned();
-    if !folder.is_dir() {
+    // sha256 has its folders since the store was opened.
+    if !key.starts_with(Algorithm::Sha256.as_str()) {
         DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(Error::io(&folder))?;
-        // The new folder's own name must survive too.
+        give_to_owner(&store.inner.folder, &folder)?;
+        // The new folder's own name must survive too, whoever has just made it.
         for parent in folder.ancestors().skip(1).take(2) {
             give_to_owner(&store.inner.folder, parent)?;
             sync_folder(store, parent)?;
         }
-        give_to_owner(&store.inner.folder, &folder)?;
     }
     fs::rename(from, &to).map_err(Error::io(&to))?;
     sync_folder(store, &folder)?;
@@ -125,7 +148,7 @@ pub(crate) fn put_in_place(store: &Store, from: &Path, key: &str) -> Result<Path
 impl Store {
     /// Where the bytes of a key are.
     pub(crate) fn path_of(&self, key: &str) -> PathBuf {
-        self.inner.folder.join("blobs").join(key)
+        place(&self.inner.folder, key)
     }
 
     pub(crate) fn partial_path(&self, name: &str) -> PathBuf {

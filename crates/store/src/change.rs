@@ -8,7 +8,7 @@ use artifact::{Digest, Entry, Repository, valid_path, valid_tag};
 use bytes::Bytes;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
-use crate::{Error, NewBlob, Result, Store};
+use crate::{Error, NewBlob, Result, Store, blobs};
 
 /// Why a change is made. With a cause, the store begins a new generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Change {
     manifest_grants: Vec<(Repository, Digest)>,
     entries: Vec<(Repository, Entry)>,
     removed: Vec<(Repository, String)>,
+    /// Puts entries back to what they were after this generation; local ones too.
+    back_to: Option<(i64, bool)>,
     force: bool,
 }
 
@@ -114,6 +116,13 @@ impl Change {
         self
     }
 
+    /// Puts every entry back to what it was after a generation, local ones only if told. What that is, is asked when the
+    /// change is written: until then others may change more.
+    pub(crate) fn back_to(&mut self, generation: i64, local: bool) -> &mut Self {
+        self.back_to = Some((generation, local));
+        self
+    }
+
     /// From here on the new blobs' files belong to the catalog.
     pub(crate) fn take_over(&mut self) {
         for (_, blob) in &mut self.blobs {
@@ -146,7 +155,7 @@ pub struct Applied {
     pub kept: Vec<Replaced>,
 }
 
-/// What the writer hands back: the answer, and files that turned out to be copies.
+/// What the writer hands back: the answer, and files that nothing names any more.
 #[derive(Debug, Default)]
 pub(crate) struct Changed {
     applied: Applied,
@@ -164,7 +173,7 @@ impl Store {
             let _ = std::fs::remove_file(path);
         }
         for key in changed.copies {
-            // Somebody else brought the same bytes first; theirs are the ones that are named.
+            // Nothing names it any more: somebody else brought the same bytes first, or these were damaged.
             let _ = std::fs::remove_file(self.path_of(&key));
         }
         Ok(changed.applied)
@@ -182,9 +191,10 @@ pub(crate) fn now() -> i64 {
 pub(crate) async fn write(
     transaction: &mut Transaction<'static, Sqlite>,
     change: &mut Change,
+    folder: &Path,
     path: &Path,
 ) -> Result<Changed> {
-    let mut writing = Writing { db: transaction, path, arrived: Vec::new(), changed: Changed::default() };
+    let mut writing = Writing { db: transaction, folder, path, arrived: Vec::new(), changed: Changed::default() };
     for (repository, blob) in &change.blobs {
         writing.changed.leftovers.extend(blob.partial.clone());
         writing.blob(repository.as_ref(), blob).await?;
@@ -199,6 +209,9 @@ pub(crate) async fn write(
     for (repository, digest) in &change.manifest_grants {
         writing.grant_manifest(repository, digest).await?;
     }
+    if let Some((generation, local)) = change.back_to {
+        writing.back_to(generation, local, change).await?;
+    }
     let mut log = Vec::new();
     for (repository, entry) in &change.entries {
         writing.entry(repository, entry, change.force, &mut log).await?;
@@ -212,6 +225,8 @@ pub(crate) async fn write(
 
 struct Writing<'a> {
     db: &'a mut SqliteConnection,
+    /// The store's folder, and the database's file in it.
+    folder: &'a Path,
     path: &'a Path,
     /// Digests that are present since this change, whose parents may now be complete.
     arrived: Vec<Digest>,
@@ -260,15 +275,38 @@ impl Writing<'_> {
             .execute(&mut *self.db)
             .await
             .map_err(|source| self.error(source))?;
-        if written.rows_affected() == 0 {
-            self.changed.copies.push(blob.key.clone());
-        } else {
+        if written.rows_affected() > 0 {
             self.arrived.push(blob.digest);
+        } else {
+            self.spare_or_heal(blob).await?;
         }
         match repository {
             Some(repository) => self.grant_blob(repository, &blob.digest).await,
             None => Ok(()),
         }
+    }
+
+    /// The catalog names such a blob already: the new bytes are a spare copy, unless those it names were lost since.
+    async fn spare_or_heal(&mut self, blob: &NewBlob) -> Result<()> {
+        let (size, key): (i64, String) = sqlx::query_as("SELECT size, key FROM blob WHERE digest = $1")
+            .bind(blob.digest.as_bytes())
+            .fetch_one(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        if size == integer(blob.size) && blobs::is_there(self.folder, &key, blob.size) {
+            self.changed.copies.push(blob.key.clone());
+            return Ok(());
+        }
+        sqlx::query("UPDATE blob SET size = $2, key = $3 WHERE digest = $1")
+            .bind(blob.digest.as_bytes())
+            .bind(integer(blob.size))
+            .bind(&blob.key)
+            .execute(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        // What is left of the old bytes is of no use to anybody.
+        self.changed.copies.push(key);
+        Ok(())
     }
 
     async fn grant_blob(&mut self, repository: &Repository, digest: &Digest) -> Result<()> {
@@ -519,6 +557,38 @@ impl Writing<'_> {
                 .execute(&mut *self.db)
                 .await
                 .map_err(|source| self.error(source))?;
+        }
+        Ok(())
+    }
+
+    /// Adds to the change what puts entries back to what they were.
+    async fn back_to(&mut self, generation: i64, local: bool, change: &mut Change) -> Result<()> {
+        let newest: i64 = sqlx::query_scalar("SELECT coalesce(max(number), 0) FROM generation")
+            .fetch_one(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        if !(0..=newest).contains(&generation) {
+            return Err(Error::NoGeneration(generation));
+        }
+        // Of each entry the first change after that generation knows what it was.
+        let found: Vec<(String, String, String, String, Option<String>)> = sqlx::query_as(
+            "SELECT kind, host, repository.name, change.name, old FROM change JOIN repository ON repository.id = repository \
+             WHERE change.id IN (SELECT min(id) FROM change WHERE generation > $1 GROUP BY repository, name) \
+             ORDER BY change.id",
+        )
+        .bind(generation)
+        .fetch_all(&mut *self.db)
+        .await
+        .map_err(|source| self.error(source))?;
+        for (kind, host, name, entry, old) in found {
+            let Some(repository) = crate::read::repository_of(&kind, host, name) else { continue };
+            if repository.is_local() && !local {
+                continue;
+            }
+            match old.and_then(|text| serde_json::from_str::<Entry>(&text).ok()) {
+                Some(old) => change.entry(&repository, Entry { seen: old.seen.max(1), ..old }),
+                None => change.remove(&repository, &entry),
+            };
         }
         Ok(())
     }

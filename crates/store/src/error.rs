@@ -39,14 +39,36 @@ pub enum Error {
         holder: String,
     },
     /// The store was written by a newer Naru.
-    #[error("the store {path} has format {found}; this naru knows formats up to {known}")]
+    #[error("the store {path} has format {found}, made by {wrote}; this naru {version} knows formats up to {known}")]
     Newer {
         /// The store's folder.
         path: PathBuf,
         /// Its format.
         found: i64,
+        /// Which Naru made it so.
+        wrote: String,
         /// The newest that this binary knows.
         known: i64,
+        /// This binary's own version.
+        version: &'static str,
+    },
+    /// The catalog of an older Naru could not be brought to this one's format.
+    #[error(
+        "the catalog {path} has format {found} and could not be brought to {known}: {source}; it is as it was, and {copy} \
+         is a copy of it"
+    )]
+    Migration {
+        /// The database's file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The one it should have got.
+        known: i64,
+        /// The copy that was made before.
+        copy: PathBuf,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
     },
     /// There is no store where one is read.
     #[error("there is no store in {path}")]
@@ -145,6 +167,7 @@ impl Error {
                 "mount it writable, or name another store with --store".to_owned()
             }
             Self::Held { .. } => "wait until it has ended, or end it; one process holds a store at a time".to_owned(),
+            Self::Migration { .. } => "the naru that wrote it still reads it; make room on that disk and try again, or report this".to_owned(),
             Self::Newer { .. } => "use the newer naru that wrote it".to_owned(),
             Self::NoStore { .. } => {
                 "name the one that is meant with --store or NARU_STORE; `naru pull`, `naru load` and `naru serve` make one"
@@ -163,7 +186,7 @@ impl Error {
     pub fn is_no_space(&self) -> bool {
         let kind = match self {
             Self::Io { source, .. } => source.kind(),
-            Self::Catalog { source, .. } => kind(source),
+            Self::Catalog { source, .. } | Self::Migration { source, .. } => kind(source),
             _ => return false,
         };
         matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)

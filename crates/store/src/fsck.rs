@@ -77,6 +77,7 @@ impl Fsck {
 
 impl Store {
     /// Hashes every blob again, compares every link, and looks for files that nothing names; removes those when `tidy`.
+    /// Damaged bytes are set aside, so that the next load or pull brings them again.
     ///
     /// # Errors
     /// Only when it cannot go on; what is wrong with the store is in the answer.
@@ -143,7 +144,10 @@ impl Store {
                 .and_then(|file| writer::hash_file(&file, &mut hasher).map_err(Error::io(&self.path_of(&blob.key))));
             match found.map(|length| (length, hasher.finish())) {
                 Ok((_, digest)) if digest == blob.digest => {}
-                Ok((length, digest)) => wrong.push((blob.digest, Some(format!("{digest}, {length} bytes")))),
+                Ok((length, digest)) => {
+                    self.set_aside(blob);
+                    wrong.push((blob.digest, Some(format!("{digest}, {length} bytes"))));
+                }
                 Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                     wrong.push((blob.digest, None));
                 }
@@ -152,6 +156,16 @@ impl Store {
             progress.advance(blob.size);
         }
         wrong
+    }
+
+    /// Takes bytes that are not what their name says from where they would be offered, and would keep the right ones
+    /// from being brought again. They stay beside, an orphan, in case somebody wants to look at them.
+    fn set_aside(&self, blob: &Blob) {
+        let path = self.path_of(&blob.key);
+        let mut aside = path.clone().into_os_string();
+        aside.push(".damaged");
+        // On a store that cannot be written it is enough to have said so.
+        let _ = std::fs::rename(&path, aside);
     }
 
     async fn check_manifests(&self, fsck: &mut Fsck) -> Result<()> {

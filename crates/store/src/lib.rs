@@ -2,6 +2,7 @@
 //!
 //!     STORE/
 //!     ├── naru.db                     the catalog (SQLite, WAL, synchronous=FULL)
+//!     ├── naru.db.format-1.SECONDS    the catalog as an older Naru wrote it, copied before it was changed
 //!     ├── naru.sock                   the holder's socket, while a server holds the store
 //!     ├── lock                        held (flock) by the one process that has the store open
 //!     ├── blobs/sha256/ab/abcd….KEY   every byte once; a key is never written twice
@@ -18,6 +19,7 @@ mod catalog;
 mod change;
 mod error;
 mod fsck;
+mod held;
 mod lock;
 mod read;
 mod socket;
@@ -62,7 +64,8 @@ impl Store {
     /// Opens the store in `folder`, making it when there is none; takes its lock.
     ///
     /// # Errors
-    /// [`Error::Held`] when another process holds it, [`Error::Newer`] when a newer Naru wrote it, [`Error::NotAStore`]
+    /// [`Error::Held`] when another process holds it, [`Error::Newer`] when a newer Naru wrote it, [`Error::Migration`]
+    /// when an older one did and its catalog cannot be brought to this one's format, [`Error::NotAStore`]
     /// when something else is in the folder, [`Error::Io`] with the path otherwise.
     pub async fn open(folder: &Path) -> Result<Self> {
         blobs::lay_folders(folder)?;

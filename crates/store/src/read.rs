@@ -4,9 +4,12 @@ use std::fs::File;
 
 use artifact::{Digest, Entry, Kind, Repository, Trust};
 use bytes::Bytes;
+use sqlx::Sqlite;
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
 
 use crate::change::now;
-use crate::{Applied, Cause, Change, Error, Replaced, Result, Store};
+use crate::{Applied, Cause, Change, Error, Replaced, Result, Store, blobs};
 
 /// A blob that the catalog names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,11 +117,18 @@ type ChangeRow = (String, String, String, String, Option<String>, Option<String>
 type HitRow = (String, String, String, String, Vec<u8>, i64, i64, String, String);
 
 impl Store {
-    /// A blob, whoever may show it. For commands; a server asks [`Store::granted_blob`].
+    /// A blob, whoever may show it, unless its bytes were lost ([`Store::holds`]). For commands; a server asks
+    /// [`Store::granted_blob`].
     pub async fn blob(&self, digest: &Digest) -> Result<Option<Blob>> {
         let row = sqlx::query_as("SELECT size, key FROM blob WHERE digest = $1").bind(digest.as_bytes());
         let found: Option<(i64, String)> = row.fetch_optional(self.db()).await.map_err(|e| self.failed(e))?;
-        Ok(found.map(|(size, key)| Blob { digest: *digest, size: size.cast_unsigned(), key }))
+        let named = found.map(|(size, key)| Blob { digest: *digest, size: size.cast_unsigned(), key });
+        Ok(named.filter(|blob| self.holds(blob)))
+    }
+
+    /// Whether a blob's file is there and as long as it was: one that was lost shall be brought again.
+    pub fn holds(&self, blob: &Blob) -> bool {
+        blobs::is_there(self.folder(), &blob.key, blob.size)
     }
 
     /// Which of these blobs the store has.
@@ -130,7 +140,7 @@ impl Store {
         Ok(found)
     }
 
-    /// A blob that this repository may show.
+    /// A blob that this repository may show, as the catalog has it: nobody looks whether its file is there.
     pub async fn granted_blob(&self, repository: &Repository, digest: &Digest) -> Result<Option<Blob>> {
         let found: Option<(i64, String)> = sqlx::query_as(
             "SELECT size, key FROM blob JOIN repository_blob USING (digest) JOIN repository ON repository.id = repository \
@@ -419,15 +429,28 @@ impl Store {
     /// Puts a document in the place of whatever was there; `None` removes it.
     pub async fn set_document(&self, name: &str, bytes: Option<&[u8]>) -> Result<()> {
         self.may_write()?;
-        let statement = match bytes {
-            Some(bytes) => sqlx::query(
-                "INSERT INTO document (name, bytes) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET bytes = excluded.bytes",
-            )
-            .bind(name)
-            .bind(bytes),
-            None => sqlx::query("DELETE FROM document WHERE name = $1").bind(name),
+        write_document(name, bytes)
+            .execute(self.inner.catalog.writer())
+            .await
+            .map(drop)
+            .map_err(|error| self.failed(error))
+    }
+
+    /// Makes a document out of what it is, with nobody writing in between; `None` is none.
+    pub async fn revise_document(
+        &self,
+        name: &str,
+        revise: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>> + Send,
+    ) -> Result<()> {
+        self.may_write()?;
+        let revised = async {
+            let mut transaction = self.inner.catalog.writer().begin_with("BEGIN IMMEDIATE").await?;
+            let there = sqlx::query_scalar("SELECT bytes FROM document WHERE name = $1").bind(name);
+            let there: Option<Vec<u8>> = there.fetch_optional(&mut *transaction).await?;
+            write_document(name, revise(there).as_deref()).execute(&mut *transaction).await?;
+            transaction.commit().await
         };
-        statement.execute(self.inner.catalog.writer()).await.map(drop).map_err(|error| self.failed(error))
+        revised.await.map_err(|error| self.failed(error))
     }
 
     /// Generations, newest first.
@@ -479,33 +502,9 @@ impl Store {
     /// # Errors
     /// [`Error::NoGeneration`]; [`Error::Missing`] when the bytes of an entry are gone since.
     pub async fn restore(&self, number: i64, local: bool, by: &str) -> Result<Applied> {
-        let newest = self.history(1).await?.first().map_or(0, |generation| generation.number);
-        if !(0..=newest).contains(&number) {
-            return Err(Error::NoGeneration(number));
-        }
-        // Of each entry the first change after that generation knows what it was.
-        let found: Vec<(String, String, String, String, Option<String>)> = sqlx::query_as(
-            "SELECT kind, host, repository.name, change.name, old FROM change JOIN repository ON repository.id = repository \
-             WHERE change.id IN (SELECT min(id) FROM change WHERE generation > $1 GROUP BY repository, name) \
-             ORDER BY change.id",
-        )
-        .bind(number)
-        .fetch_all(self.db())
-        .await
-        .map_err(|error| self.failed(error))?;
         let cause = Cause { action: "restore".to_owned(), subject: format!("generation {number}"), by: by.to_owned() };
         let mut change = Change::because(cause);
-        change.force();
-        for (kind, host, name, entry, old) in found {
-            let Some(repository) = repository_of(&kind, host, name) else { continue };
-            if repository.is_local() && !local {
-                continue;
-            }
-            match old.and_then(|text| serde_json::from_str::<Entry>(&text).ok()) {
-                Some(old) => change.entry(&repository, Entry { seen: old.seen.max(1), ..old }),
-                None => change.remove(&repository, &entry),
-            };
-        }
+        change.force().back_to(number, local);
         self.apply(change).await
     }
 
@@ -528,11 +527,22 @@ impl Store {
     }
 }
 
+fn write_document<'a>(name: &'a str, bytes: Option<&'a [u8]>) -> Query<'a, Sqlite, SqliteArguments> {
+    match bytes {
+        Some(bytes) => sqlx::query(
+            "INSERT INTO document (name, bytes) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET bytes = excluded.bytes",
+        )
+        .bind(name)
+        .bind(bytes),
+        None => sqlx::query("DELETE FROM document WHERE name = $1").bind(name),
+    }
+}
+
 fn stored(digest: &Digest, (bytes, media_type, complete): (Vec<u8>, String, bool)) -> StoredManifest {
     StoredManifest { digest: *digest, bytes: bytes.into(), media_type, complete }
 }
 
-fn repository_of(kind: &str, host: String, name: String) -> Option<Repository> {
+pub(crate) fn repository_of(kind: &str, host: String, name: String) -> Option<Repository> {
     Some(Repository { kind: kind.parse().ok()?, host, name })
 }
 

@@ -6,7 +6,7 @@
 //!     the request, JSON
 //!     one byte for every 64 files or fewer, with their descriptors (SCM_RIGHTS)
 //!
-//! and is answered by JSON lines: progress and answers while it lasts, `done` or `failed` at its end. The caller opens the files:
+//! and is answered by JSON lines: `taken`, then progress and answers while it lasts, `done` or `failed` at its end. The caller opens the files:
 //! the server's own user may not read what the caller may (a stick under /media).
 
 use std::fs::File;
@@ -41,6 +41,8 @@ const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Line {
+    /// The call was understood: it may be carried out from here on.
+    Taken,
     Say(String),
     Warn(String),
     Begin(String, u64),
@@ -202,7 +204,7 @@ impl Progress for Lines {
 /// Calls the server that holds the store in `folder`, and reports its progress until it answers. Blocking. Parts of
 /// the answer that come before its end go to `part`.
 ///
-/// `Ok(None)`: nobody listens there. The inner result is the server's answer or its refusal.
+/// `Ok(None)`: nobody listens there, or hung up before the call was taken: nothing was done. The inner result is the server's answer or its refusal.
 pub fn call(
     folder: &Path,
     request: &Value,
@@ -222,10 +224,21 @@ pub fn call(
         }
         Err(error) => return Err(Error::Io { path, source: error }),
     };
-    send(&stream, request, files).map_err(Error::io(&path))?;
+    let is_hung_up = |error: &std::io::Error| {
+        matches!(error.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset)
+    };
+    let mut taken = false;
+    match send(&stream, request, files) {
+        Err(error) if is_hung_up(&error) => return Ok(None),
+        sent => sent.map_err(Error::io(&path))?,
+    }
     for line in BufReader::new(&stream).lines() {
-        let line = line.map_err(Error::io(&path))?;
+        let line = match line {
+            Err(error) if is_hung_up(&error) && !taken => return Ok(None),
+            line => line.map_err(Error::io(&path))?,
+        };
         match serde_json::from_str(&line) {
+            Ok(Line::Taken) => taken = true,
             Ok(Line::Say(text)) => progress.say(&text),
             Ok(Line::Warn(text)) => progress.warn(&text),
             Ok(Line::Begin(phase, total)) => progress.begin(&phase, total),
@@ -236,6 +249,10 @@ pub fn call(
             Ok(Line::Failed(value)) => return Ok(Some(Err(value))),
             Err(error) => return Err(Error::Io { path, source: std::io::Error::other(error) }),
         }
+    }
+    if !taken {
+        // It was ending, and heard nothing of it.
+        return Ok(None);
     }
     let source = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the server ended before it answered");
     Err(Error::Io { path, source })
@@ -314,5 +331,8 @@ fn receive(stream: UnixStream) -> std::io::Result<Call> {
     // From here on neither end blocks: a clone shares its flags.
     stream.set_nonblocking(true)?;
     let watch = tokio::net::UnixStream::from_std(stream.try_clone()?)?;
-    Ok(Call { request: serde_json::from_slice(&text)?, files, by, lines: Lines(Arc::new(Mutex::new(stream))), watch })
+    let request = serde_json::from_slice(&text)?;
+    let lines = Lines(Arc::new(Mutex::new(stream)));
+    lines.write(&Line::Taken);
+    Ok(Call { request, files, by, lines, watch })
 }

@@ -373,13 +373,98 @@ async fn other_folders_and_newer_stores_are_refused_by_name() {
     let mut newer = database.clone();
     newer[60..64].copy_from_slice(&9_u32.to_be_bytes());
     std::fs::write(folder.path().join("naru.db"), newer).unwrap();
-    assert!(matches!(Store::open(folder.path()).await.unwrap_err(), Error::Newer { found: 9, .. }));
+    let refused = Store::open(folder.path()).await.unwrap_err();
+    assert!(matches!(refused, Error::Newer { found: 9, known: 2, .. }), "{refused}");
+    // One that kept the table says by whom.
+    std::fs::write(folder.path().join("naru.db"), &database).unwrap();
+    let newer = database_of(folder.path()).await;
+    sqlx::raw_sql("INSERT INTO format VALUES (3, '7.8.9'); PRAGMA user_version = 3").execute(&newer).await.unwrap();
+    newer.close().await;
+    let refused = Store::open(folder.path()).await.unwrap_err().to_string();
+    for part in ["format 3, made by naru 7.8.9", env!("CARGO_PKG_VERSION"), "up to 2"] {
+        assert!(refused.contains(part), "{refused}");
+    }
     std::fs::write(
         folder.path().join("naru.db"),
         "no database at all, but long enough to be taken for one".repeat(100),
     )
     .unwrap();
     assert!(matches!(Store::open(folder.path()).await.unwrap_err(), Error::NotAStore { .. }));
+}
+
+/// The catalog itself, for what only another Naru would do to it.
+async fn database_of(folder: &Path) -> sqlx::SqlitePool {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("naru.db"));
+    sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap()
+}
+
+/// Makes of a store what the first Naru wrote.
+async fn age(folder: &Path) {
+    let database = database_of(folder).await;
+    sqlx::raw_sql("DROP TABLE format; PRAGMA user_version = 1").execute(&database).await.unwrap();
+    database.close().await;
+}
+
+fn copies(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut copies: Vec<_> =
+        entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("naru.db.format-1.")).collect();
+    copies.sort();
+    copies
+}
+
+#[tokio::test]
+async fn an_older_catalog_is_copied_and_brought_forward() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        store.set_document("site/ca", Some(b"kept")).await.unwrap();
+        store.close().await;
+        drop(store);
+        for earlier in ["1", "2"] {
+            std::fs::write(folder.path().join(format!("naru.db.format-1.{earlier}")), "").unwrap();
+        }
+        age(folder.path()).await;
+        let store = open(&folder).await;
+        assert_eq!(store.document("site/ca").await.unwrap().unwrap(), b"kept");
+        store.close().await;
+        drop(store);
+        // The newest two stay, and the newest is whole.
+        let made = copies(folder.path());
+        assert_eq!(made.len(), 2, "{made:?}");
+        assert!(made.contains(&folder.path().join("naru.db.format-1.2")));
+        let old = tempfile::tempdir().unwrap();
+        let copy = made.iter().find(|path| !path.ends_with("naru.db.format-1.2")).unwrap();
+        std::fs::copy(copy, old.path().join("naru.db")).unwrap();
+        let database = database_of(old.path()).await;
+        assert_eq!(sqlx::query_scalar::<_, i64>("PRAGMA user_version").fetch_one(&database).await.unwrap(), 1);
+        database.close().await;
+        let back = Store::open(old.path()).await.unwrap();
+        assert_eq!(back.document("site/ca").await.unwrap().unwrap(), b"kept");
+        // What is of this format already is left alone.
+        drop(open(&folder).await);
+        assert_eq!(copies(folder.path()), made);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_changes_nothing_and_names_the_copy() {
+    for_each_store(async |folder| {
+        open(&folder).await.close().await;
+        let database = database_of(folder.path()).await;
+        // The table is there already: no step can make it.
+        sqlx::raw_sql("PRAGMA user_version = 1").execute(&database).await.unwrap();
+        database.close().await;
+        let refused =
+            if SHARED.get() { Store::open_shared(folder.path()).await } else { Store::open(folder.path()).await };
+        let refused = refused.unwrap_err();
+        let made = copies(folder.path());
+        assert!(matches!(&refused, Error::Migration { found: 1, known: 2, copy, .. } if *copy == made[0]), "{refused}");
+        let database = database_of(folder.path()).await;
+        assert_eq!(sqlx::query_scalar::<_, i64>("PRAGMA user_version").fetch_one(&database).await.unwrap(), 1);
+        database.close().await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -421,6 +506,48 @@ async fn fsck_names_what_is_wrong_and_who_needs_it() {
 }
 
 #[tokio::test]
+async fn bytes_that_were_lost_are_brought_again() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::image("a.io", "x");
+        let layers: [&[u8]; 3] = [b"gone", b"short", b"flipped"];
+        let bring = || {
+            let mut change = Change::new();
+            for layer in layers {
+                change.blob(Some(&repository), put(&store, layer));
+            }
+            store.apply(change)
+        };
+        bring().await.unwrap();
+        let blobs: Vec<_> = {
+            let digests: Vec<_> = layers.iter().map(|layer| Digest::of(layer)).collect();
+            store.blobs(&digests).await.unwrap()
+        };
+        let place = |blob: &store::Blob| folder.path().join("blobs").join(&blob.key);
+        std::fs::remove_file(place(&blobs[0])).unwrap();
+        std::fs::write(place(&blobs[1]), "shor").unwrap();
+        std::fs::write(place(&blobs[2]), "flopped").unwrap();
+        // A look at its length tells nothing of the third; hashing it does.
+        assert!(store.blob(&blobs[0].digest).await.unwrap().is_none());
+        assert!(store.blob(&blobs[1].digest).await.unwrap().is_none());
+        assert_eq!(store.fsck(false, Arc::new(Silent)).await.unwrap().findings.len(), 3);
+        assert!(store.blob(&blobs[2].digest).await.unwrap().is_none());
+        bring().await.unwrap();
+        for (layer, old) in layers.into_iter().zip(&blobs) {
+            let blob = store.blob(&old.digest).await.unwrap().unwrap();
+            assert_ne!(blob.key, old.key, "a key is never written twice");
+            assert_eq!(std::io::read_to_string(store.open_blob(&blob).unwrap()).unwrap().as_bytes(), layer);
+        }
+        assert!(store.fsck(false, Arc::new(Silent)).await.unwrap().is_clean());
+        // What is whole is not replaced, and the copy leaves nothing behind.
+        let before = files(&folder.path().join("blobs"));
+        bring().await.unwrap();
+        assert_eq!(files(&folder.path().join("blobs")), before);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn lists_page_and_sort_bytewise() {
     for_each_store(async |folder| {
         let store = open(&folder).await;
@@ -445,6 +572,81 @@ async fn lists_page_and_sort_bytewise() {
         assert_eq!(store.hosts(Kind::Image).await.unwrap(), ["", "a.io", "b.io"]);
         assert_eq!(store.search("B.IO/x:a", 9).await.unwrap().len(), 1);
         assert_eq!(store.search("y:1", 9).await.unwrap().len(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_restore_undoes_all_that_came_before_it() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::image("a.io", "x");
+        let document = manifest(&[]);
+        let mut change = Change::new();
+        change.manifest(&repository, &Digest::of(&document), document.clone(), "", HashSet::new());
+        store.apply(change).await.unwrap();
+        let all: Vec<_> = (0..100)
+            .map(|number| {
+                let (store, repository, digest) = (store.clone(), repository.clone(), Digest::of(&document));
+                tokio::spawn(async move {
+                    if number == 50 {
+                        return drop(store.restore(0, false, "me").await.unwrap());
+                    }
+                    let mut change = Change::because(cause("load"));
+                    change.entry(&repository, entry(&number.to_string(), digest, 1));
+                    store.apply(change).await.unwrap();
+                })
+            })
+            .collect();
+        for one in all {
+            one.await.unwrap();
+        }
+        let history = store.history(200).await.unwrap();
+        let after = match history.iter().find(|generation| generation.cause.action == "restore") {
+            Some(restored) => history.iter().filter(|generation| generation.number > restored.number).count(),
+            // It came first, and found nothing to undo.
+            None => 99,
+        };
+        assert_eq!(store.entries(&repository, "", 200).await.unwrap().len(), after);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn documents_are_revised_by_one_at_a_time() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let all: Vec<_> = (0..20)
+            .map(|number: u8| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    let add = |there: Option<Vec<u8>>| Some([there.unwrap_or_default(), vec![number]].concat());
+                    store.revise_document("list", add).await.unwrap();
+                })
+            })
+            .collect();
+        for one in all {
+            one.await.unwrap();
+        }
+        let mut list = store.document("list").await.unwrap().unwrap();
+        list.sort_unstable();
+        assert_eq!(list, (0..20).collect::<Vec<u8>>());
+        store.revise_document("list", |_| None).await.unwrap();
+        assert_eq!(store.document("list").await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_blob_finds_its_folder_made() {
+    for_each_store(async |folder| {
+        drop(open(&folder).await);
+        let places = folder.path().join("blobs/sha256");
+        assert_eq!(std::fs::read_dir(&places).unwrap().count(), 256);
+        // A run that was cut short while it made them.
+        std::fs::remove_dir(places.join("7f")).unwrap();
+        drop(open(&folder).await);
+        assert!(places.join("7f").is_dir());
     })
     .await;
 }

@@ -130,8 +130,9 @@ impl Contents {
                 continue;
             }
             let named = named(&name);
-            // What is neither a blob by its name nor by its bytes is no part of any image.
-            if named.is_none() && !is_json && matches!(look(&start), Look::Other(_)) {
+            // What is neither a blob by its name nor by its bytes is no part of any image. An empty tar is zeros.
+            let is_empty = start.iter().all(|byte| *byte == 0);
+            if named.is_none() && !is_json && !is_empty && matches!(look(&start), Look::Other(_)) {
                 continue;
             }
             let free = store.free_space()?;

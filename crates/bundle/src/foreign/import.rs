@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use artifact::{Digest, Entry, Progress, Repository, Trust};
 use store::{Applied, Cause, Change, NewBlob, Store};
@@ -15,6 +15,7 @@ use super::image::{Blob, Image, Images, images, roots};
 use super::name::{self, As, Name};
 use super::piece::{Piece, Sort};
 use super::stream::{self, Look, look};
+use crate::load::say_what_shares_a_path;
 use crate::together::Together;
 use crate::{Error, LoadOptions, Result, key};
 
@@ -74,7 +75,7 @@ pub async fn import(
     }
     let alone = archives.len() + layouts.len() == 1;
     let mut all = Vec::new();
-    let mut importing = Importing { store, options, progress, images: 0 };
+    let mut importing = Importing { store, options, progress, images: 0, here: Arc::new(()) };
     for (path, named, file) in archives {
         let mut imported = Imported { path: path.clone(), ..Imported::default() };
         let mut result = importing.archive(Part::of_file(&path, file)?, &mut imported).await;
@@ -118,6 +119,8 @@ struct Importing<'a> {
     progress: &'a Arc<dyn Progress>,
     /// Images that came in, from whatever file.
     images: u64,
+    /// Dropped with the load: what is being unpacked then for nobody stops, and takes away what it wrote.
+    here: Arc<()>,
 }
 
 /// What a worker brings.
@@ -132,8 +135,9 @@ impl Importing<'_> {
         let (mut waiting, mut members) = (vec![(part, 1)], 0);
         while let Some((part, depth)) = waiting.pop() {
             let (store, progress) = (self.store.clone(), Arc::clone(self.progress));
+            let wanted = Arc::downgrade(&self.here);
             let opened = tokio::task::spawn_blocking(move || {
-                let contents = opened(&part, &store, &mut members, &progress);
+                let contents = opened(&part, &store, &mut members, &progress, wanted);
                 // What was unpacked to get at this one is needed until its members have been read.
                 contents.map(|contents| (contents, part, members))
             });
@@ -321,6 +325,7 @@ impl Importing<'_> {
             self.grant(&mut visible, repository, &image).await?;
         }
         let applied = self.store.apply(visible).await?;
+        say_what_shares_a_path(self.store, &applied, self.progress.as_ref()).await?;
         imported.applied.generation = applied.generation.or(imported.applied.generation);
         imported.applied.replaced.extend(applied.replaced);
         Ok(())
@@ -342,7 +347,13 @@ impl Importing<'_> {
 }
 
 /// What is in a part that is an archive; `None`: it is none, however it is compressed.
-fn opened(part: &Part, store: &Store, members: &mut usize, progress: &Arc<dyn Progress>) -> Result<Option<Contents>> {
+fn opened(
+    part: &Part,
+    store: &Store,
+    members: &mut usize,
+    progress: &Arc<dyn Progress>,
+    wanted: Weak<()>,
+) -> Result<Option<Contents>> {
     let wrong = |error| Error::io(&part.path)(error);
     match look(&beginning(part.tape()?).map_err(wrong)?) {
         Look::Tar => Contents::of_tar(&part.path, part.tape()?, store, members).map(Some),
@@ -352,7 +363,7 @@ fn opened(part: &Part, store: &Store, members: &mut usize, progress: &Arc<dyn Pr
                 return Ok(None);
             }
             progress.begin("unpack", part.size);
-            let told = Told { tape: part.tape()?, progress: Arc::clone(progress) };
+            let told = Told { tape: part.tape()?, progress: Arc::clone(progress), wanted };
             let tape = stream::open(Tape::Stream(Box::new(told)), compression).map_err(wrong)?;
             let contents = Contents::of_tar(&part.path, tape, store, members);
             progress.end();
@@ -393,14 +404,18 @@ fn label(name: &Name) -> String {
     if entry.contains(':') { format!("{repository}@{entry}") } else { format!("{repository}:{entry}") }
 }
 
-/// Tells how much of a file was read.
+/// Tells how much of a file was read, as long as somebody wants to know.
 struct Told {
     tape: Tape,
     progress: Arc<dyn Progress>,
+    wanted: Weak<()>,
 }
 
 impl Read for Told {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.wanted.strong_count() == 0 {
+            return Err(std::io::Error::other("the load was ended"));
+        }
         let read = self.tape.read(buffer)?;
         self.progress.advance(read as u64);
         Ok(read)

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::archive::Tape;
 use super::contents::beginning;
 use super::stream::{Look, look, open};
+use crate::pack::SEED;
 use crate::{Error, Result};
 
 /// A file that shall be loaded; who loads it may not be allowed to open it, so the file itself travels beside this.
@@ -100,6 +101,10 @@ fn of_folder(path: &Path, pieces: &mut Vec<Piece>) -> Result<()> {
             continue;
         }
         if entry.extension().is_some_and(|extension| extension == "partial") || !entry.is_file() {
+            continue;
+        }
+        // The images in it are in the volumes, too.
+        if entry.file_name().is_some_and(|name| name == SEED) {
             continue;
         }
         match sort(&entry)? {

@@ -4,6 +4,7 @@ use std::io;
 
 use super::archive::{Tape, first_name};
 use crate::document::HEAD;
+use crate::parity;
 
 /// The largest dictionary of `xz -9` is 64 MiB; what asks for more memory than this is refused.
 const XZ_MEMORY: u64 = 80 << 20;
@@ -48,7 +49,8 @@ pub(super) fn look(beginning: &[u8]) -> Look {
             Look::Other("an HTML page, which something on the way has sent in place of the file")
         }
         _ => match first_name(beginning) {
-            Some(name) if name == HEAD => Look::Volume,
+            // Parity travels with the volumes.
+            Some(name) if name == HEAD || name == parity::HEAD => Look::Volume,
             Some(_) => Look::Tar,
             None => Look::Other("neither an archive nor a volume"),
         },

@@ -354,6 +354,55 @@ async fn what_refers_to_an_image_comes_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_truth_where_an_archive_has_two() {
+    // As docker since 25 and containerd write it: an index with whole names beside docker's list with short ones.
+    let (one, two) = (layer(10), layer(11));
+    let (one_config, two_config) = (config(&[&one]), config(&[&two]));
+    let manifest = json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST,
+        "config": descriptor(media_type::OCI_CONFIG, &one_config),
+        "layers": [descriptor(media_type::OCI_LAYER, &one)]})
+    .to_string()
+    .into_bytes();
+    let archive = |manifest_bytes: &[u8]| {
+        let mut line = descriptor(media_type::OCI_MANIFEST, &manifest);
+        line["annotations"] = json!({"io.containerd.image.name": "docker.io/library/app:1",
+            "org.opencontainers.image.ref.name": "1"});
+        let index = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [line]}).to_string();
+        let list = json!([
+            {"Config": place(&one_config), "RepoTags": ["app:1"], "Layers": [place(&one)]},
+            {"Config": place(&two_config), "RepoTags": ["other:1"], "Layers": [place(&two)]},
+        ])
+        .to_string();
+        tar(&[
+            (&place(&one), &one),
+            (&place(&two), &two),
+            (&place(&one_config), &one_config),
+            (&place(&two_config), &two_config),
+            (&place(&manifest), manifest_bytes),
+            ("index.json", index.as_bytes()),
+            ("manifest.json", list.as_bytes()),
+            ("oci-layout", b"{}"),
+        ])
+    };
+    for bytes in [archive(&manifest), gzip(&archive(&manifest))] {
+        let place = Place::new().await;
+        assert_eq!(place.load(&bytes).await.unwrap().images, 2);
+        let app = place.tag("docker.io", "library/app", "1").await.unwrap();
+        assert_eq!(app.digest, Digest::of(&manifest));
+        // What only docker's list knows comes too.
+        assert!(place.tag("docker.io", "library/other", "1").await.is_some());
+        place.is_clean().await;
+    }
+    // Where the index's image is damaged, docker's list does not bring it under another digest.
+    let mut damaged = manifest.clone();
+    damaged[3] ^= 1;
+    let place = Place::new().await;
+    let imported = place.load(&archive(&damaged)).await.unwrap();
+    assert_eq!((imported.images, imported.refused.len()), (1, 1), "{imported:?}");
+    assert!(place.tag("docker.io", "library/app", "1").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_trusts_keys_takes_what_is_unsigned_only_when_told() {
     let place = Place::new().await;
     let trusted = crate::SecretKey::generate().unwrap().public();

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use store::Store;
 use super::{Context, Work, by_who_holds_it};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::size::size;
 use crate::terminal::Speaker;
 use crate::thing;
@@ -63,17 +63,11 @@ pub(crate) async fn run(request: Request, context: &Context, voice: &Speaker) ->
         let file = File::from(io::stdout().as_fd().try_clone_to_owned().context("standard output")?);
         return taken(&from, order, file, context, voice).await;
     }
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let named = || output.display().to_string();
-    let file = tempfile::Builder::new()
-        .permissions(std::fs::Permissions::from_mode(0o644))
-        .tempfile_in(folder)
-        .with_context(named)?;
-    let exit = taken(&from, order, file.as_file().try_clone().with_context(named)?, context, voice).await?;
+    let file = Output::begin(&output).with_context(named)?;
+    let exit = taken(&from, order, file.file().try_clone().with_context(named)?, context, voice).await?;
     if exit == Exit::Done {
-        file.as_file().sync_all().with_context(named)?;
-        file.persist(&output).map_err(|error| error.error).with_context(named)?;
-        File::open(folder).and_then(|folder| folder.sync_all()).with_context(named)?;
+        file.finish().with_context(named)?;
     }
     Ok(exit)
 }
@@ -110,15 +104,10 @@ pub(super) async fn from_bundle(
     exit
 }
 
-/// Plans and writes the archive.
-pub(crate) async fn carry_out(
-    store: &Store,
-    order: &Order,
-    mut files: Vec<File>,
-    voice: &Speaker,
-) -> anyhow::Result<Exit> {
+/// The images that are meant.
+pub(super) async fn named(store: &Store, texts: &[String]) -> anyhow::Result<Vec<Exported>> {
     let mut images = Vec::new();
-    for text in &order.images {
+    for text in texts {
         let hit = thing::find_one(store, text).await?;
         if hit.repository.kind != Kind::Image {
             return Err(Failure::new(format!("`{text}` is no image")).hint("an archive is for images").into());
@@ -126,6 +115,17 @@ pub(crate) async fn carry_out(
         let name = thing::label(&hit.repository, &hit.entry.name);
         images.push(Exported { name, digest: hit.entry.digest });
     }
+    Ok(images)
+}
+
+/// Plans and writes the archive.
+pub(crate) async fn carry_out(
+    store: &Store,
+    order: &Order,
+    mut files: Vec<File>,
+    voice: &Speaker,
+) -> anyhow::Result<Exit> {
+    let images = named(store, &order.images).await?;
     let archive = Archive::plan(store, &images, order.platform.as_ref()).await?;
     let file = files.pop().context("the archive was not handed over")?;
     for left_out in &archive.left_out {
@@ -133,7 +133,8 @@ pub(crate) async fn carry_out(
     }
     let bytes = archive.size;
     let progress = Arc::clone(voice) as Arc<dyn Progress>;
-    tokio::task::spawn_blocking(move || archive.write(BufWriter::with_capacity(1 << 20, file), &progress)).await??;
+    tokio::task::spawn_blocking(move || archive.write(BufWriter::with_capacity(1 << 20, file), progress.as_ref()))
+        .await??;
     let output = order.output.display();
     for Exported { name, digest } in &images {
         // Standard output may be the archive.

@@ -40,6 +40,12 @@ pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> an
         "partial": fsck.partial, "removed": fsck.removed,
     });
     voice.answer(&text, &value)?;
+    if fsck.findings.iter().any(|finding| matches!(finding, Finding::Missing { .. } | Finding::Corrupt { .. })) {
+        voice.say(
+            "hint: to heal it, `naru load` the bundles again that brought these, or `naru pull` again; only what is \
+             missing or was damaged is written",
+        );
+    }
     Ok(if clean { Exit::Done } else { Exit::Incomplete })
 }
 

@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use artifact::Progress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::{Call, Socket, Store};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinSet;
 
 use super::{Work, carry_out};
 use crate::exit::Exit;
@@ -71,20 +73,39 @@ pub(crate) async fn call(
     .await?
 }
 
-/// Carries out what others call for, until it is dropped; says through `secrets` when the server must read its own again.
-pub(crate) async fn listen(store: &Store, socket: Socket, secrets: &Arc<Secrets>) {
+/// What is asked for shortly before the server ends is still answered; what takes longer is told that it ends.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Carries out what others call for, until `end` says otherwise or is dropped; says through `secrets` when the server
+/// must read its own again.
+pub(crate) async fn listen(store: Store, socket: Socket, secrets: Arc<Secrets>, end: oneshot::Receiver<()>) {
+    let mut calls = JoinSet::new();
+    let (ending, is_ending) = watch::channel(());
+    tokio::pin!(end);
     loop {
-        let caller = socket.accept().await;
-        let (store, secrets, runtime) = (store.clone(), Arc::clone(secrets), tokio::runtime::Handle::current());
+        let caller = tokio::select! {
+            caller = socket.accept() => caller,
+            Some(_) = calls.join_next() => continue,
+            _ = &mut end => break,
+        };
+        let (store, secrets, runtime) = (store.clone(), Arc::clone(&secrets), tokio::runtime::Handle::current());
+        let is_ending = is_ending.clone();
         // A command is long work, and gets a thread of its own beside those that serve; one that is slow in coming too.
-        tokio::task::spawn_blocking(move || match caller.call() {
-            Ok(call) => runtime.block_on(answer(&store, call, &secrets)),
+        calls.spawn_blocking(move || match caller.call() {
+            Ok(call) => runtime.block_on(answer(&store, call, &secrets, is_ending)),
             Err(error) => tracing::warn!(%error, "a call on the store's socket could not be read"),
         });
     }
+    drop(socket);
+    let all = async { while calls.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, all).await.is_err() {
+        let _ = ending.send(());
+        // Those that are still coming say nothing, and are not waited for.
+        let _ = tokio::time::timeout(GRACE, async { while calls.join_next().await.is_some() {} }).await;
+    }
 }
 
-async fn answer(store: &Store, mut call: Call, secrets: &Secrets) {
+async fn answer(store: &Store, mut call: Call, secrets: &Secrets, mut is_ending: watch::Receiver<()>) {
     let voice: Speaker =
         Arc::new(Caller { progress: call.progress(), answers: Box::new(call.answers()), by: call.by.clone() });
     let files = std::mem::take(&mut call.files);
@@ -100,6 +121,10 @@ async fn answer(store: &Store, mut call: Call, secrets: &Secrets) {
                 result
             }
             () = call.gone() => return,
+            _ = is_ending.changed() => Err(Failure::new("the server that holds the store is ending")
+                .hint("run it again: what was done is kept")
+                .exit(Exit::Incomplete)
+                .into()),
         },
         Err(error) => Err(anyhow::Error::new(error).context(
             Failure::new("the server that holds the store does not know this command")

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,6 +13,7 @@ use store::{BlobWriter, Cause, Change, NewBlob, Store};
 use super::Context;
 use crate::exit::Exit;
 use crate::image::{Contents, Hashed, documents, write_archive, write_layer};
+use crate::output::Output;
 use crate::terminal::Speaker;
 
 /// The image's name in a store and in an archive.
@@ -108,13 +108,9 @@ fn into_archive(path: &Path) -> anyhow::Result<Digest> {
         (diff_id, hashed.size, hashed.hasher.finish())
     };
     let documents = documents(&diff_id, &digest, size);
-    let mut archive = tempfile::Builder::new()
-        .permissions(fs::Permissions::from_mode(0o644))
-        .tempfile_in(folder)
-        .with_context(named)?;
-    write_archive(NAME, &documents, (&digest, layer.path(), size), BufWriter::new(archive.as_file_mut()))?;
-    archive.as_file().sync_all()?;
-    archive.persist(path).map_err(|error| error.error).with_context(named)?;
+    let archive = Output::begin(path).with_context(named)?;
+    write_archive(NAME, &documents, (&digest, layer.path(), size), BufWriter::new(archive.file()))?;
+    archive.finish().with_context(named)?;
     Ok(Digest::of(&documents.manifest))
 }
 

@@ -1,7 +1,7 @@
 //! `naru load`: from the medium into the store, whoever has made what lies there.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -19,12 +19,18 @@ use crate::terminal::Speaker;
 use crate::thing;
 
 /// What to load.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Request {
     /// Volumes of bundles, archives of images (`docker save`, `podman save`, `ctr image export`, OCI layouts; also
     /// compressed, or in a package), or folders of them; in any order, some of them, or twice
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "watch", value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Takes the volumes that come to lie in this folder, through a diode or a gateway, until it is ended
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["paths", "prune", "rename"])]
+    watch: Option<PathBuf>,
+    /// Ends by itself when all bundles of which something came are whole
+    #[arg(long, requires = "watch")]
+    until_whole: bool,
     /// What to call the image of an archive: image:NAME:TAG; without the tag, all its images go there under their own
     #[arg(long = "as", value_name = "KIND:NAME")]
     rename: Option<String>,
@@ -53,6 +59,23 @@ pub(crate) struct Order {
     yes: bool,
 }
 
+impl Request {
+    /// The folder to watch, when that is what is wished.
+    pub(crate) fn watched(&self) -> Option<&Path> {
+        self.watch.as_deref()
+    }
+
+    /// Whether the watch ends by itself.
+    pub(crate) fn ends_when_whole(&self) -> bool {
+        self.until_whole
+    }
+
+    /// The same for these files.
+    pub(crate) fn of(&self, paths: Vec<PathBuf>) -> Self {
+        Self { paths, watch: None, ..self.clone() }
+    }
+}
+
 /// Opens the files: the holder of the store may not be allowed to.
 pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
     let pieces = bundle::pieces(&request.paths)?;
@@ -64,6 +87,8 @@ pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
             .exit(Exit::Usage)
             .into());
     }
+    // A layout's folder may have more files than the usual limit.
+    serve::raise_descriptors();
     let files = pieces
         .iter()
         .map(|piece| File::open(&piece.path).with_context(|| piece.path.display().to_string()))
@@ -179,6 +204,9 @@ fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
     for damage in &loaded.damage {
         voice.answer(&format!("DAMAGED  {damage}"), &json!({ "damaged": damage }))?;
     }
+    for rewritten in &loaded.rewritten {
+        voice.warn(rewritten);
+    }
     if let Some(pending) = &loaded.pending {
         for missing in &pending.missing {
             voice.answer(&format!("MISSING  {missing}"), &json!({ "missing": missing }))?;
@@ -190,6 +218,16 @@ fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
         };
         voice.warn(&format!(
             "the bundle is not whole yet, and {waiting}; load only what is missing, and it is finished"
+        ));
+    }
+    for volume in &loaded.rebuilt {
+        voice.answer(&format!("rebuilt  volume {volume}, from parity"), &json!({ "rebuilt": volume }))?;
+    }
+    if let Some(path) = &loaded.want {
+        voice.warn(&format!(
+            "what no volume will bring is listed in {0}: on the collecting side, `naru pull --want` and `naru pack --want` \
+             with that file fetch and pack just that; `naru pack --only N`, with what it was packed with, writes a volume again",
+            path.display()
         ));
     }
     let fingerprint = &loaded.fingerprint;
@@ -216,6 +254,7 @@ fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
         "trusted": loaded.trusted, "entries": loaded.entries, "blobs": blobs, "bytes": bytes,
         "present": loaded.present, "generation": loaded.applied.generation,
         "pending": loaded.pending.as_ref().map(|pending| &pending.missing),
+        "assumed": loaded.assumed.0, "lacking": loaded.assumed.1, "want": loaded.want,
     });
     voice.answer(&text, &value)
 }

@@ -8,6 +8,7 @@ mod fsck;
 mod history;
 mod holder;
 mod image;
+mod in_place;
 mod init;
 mod install;
 mod key;
@@ -18,6 +19,7 @@ mod pack;
 mod pull;
 mod push;
 mod quickstart;
+mod receipt;
 mod report;
 mod restore;
 mod rm;
@@ -27,11 +29,12 @@ mod setup;
 mod show;
 mod token;
 mod verify;
+mod watch;
 mod why;
 
 use std::fs::File;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -73,9 +76,14 @@ impl Context {
 
     /// Opens the store; for one that is held it waits a moment.
     pub(crate) async fn open(&self) -> anyhow::Result<Store> {
-        let (folder, began) = (self.folder()?, Instant::now());
+        self.open_in(&self.folder()?).await
+    }
+
+    /// The same, of a store elsewhere.
+    pub(crate) async fn open_in(&self, folder: &Path) -> anyhow::Result<Store> {
+        let began = Instant::now();
         loop {
-            match Store::open(&folder).await {
+            match Store::open(folder).await {
                 Err(store::Error::Held { .. }) if began.elapsed() < ENDING => tokio::time::sleep(AGAIN).await,
                 opened => return Ok(opened?),
             }
@@ -96,6 +104,8 @@ pub(crate) enum Command {
     InStore(InStore),
     /// Packs the lock's things, or the store's, into volumes on a medium
     Pack(pack::Request),
+    /// Writes what this store has, so that the other side packs only the rest
+    Receipt(receipt::Request),
     /// Proves from the medium that a bundle is whole
     Verify(verify::Request),
     /// Lists what a bundle or a lock holds, for whoever must approve it
@@ -170,7 +180,8 @@ pub(crate) enum Work {
     InStore(InStore),
     Pull(Box<pull::Order>),
     Setup(setup::Order),
-    Pack(pack::Order),
+    Pack(Box<pack::Order>),
+    Receipt,
     Load(load::Order),
     Export(export::Order),
     Push(Box<push::Order>),
@@ -184,8 +195,12 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Init => return init::run(context, voice),
         Command::Verify(request) => return verify::run(&request, context, voice).await,
         Command::Report(request) => return report::run(request, context, voice).await,
-        Command::Pack(request) => (pack::order(&request, context)?, Vec::new()),
-        Command::Load(request) => load::order(&request)?,
+        Command::Pack(request) => return pack::begin(request, context, voice).await,
+        Command::Receipt(request) => return receipt::run(&request, context, voice).await,
+        Command::Load(request) => match request.watched() {
+            Some(folder) => return watch::run(&request, folder, context, voice).await,
+            None => load::order(&request)?,
+        },
         Command::Export(request) => return export::run(request, context, voice).await,
         Command::Push(request) => return push::run(request, context, voice).await,
         Command::Key(request) => match key::prepare(request, voice)? {
@@ -240,7 +255,8 @@ async fn carry_out(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker
     match work {
         Work::InStore(command) => in_store(command, store, voice).await,
         Work::Pull(order) => pull::run(store, order, voice).await,
-        Work::Pack(order) => pack::run(store, order, voice).await,
+        Work::Pack(order) => pack::run(store, order, files, voice).await,
+        Work::Receipt => receipt::write(store, files, voice).await,
         Work::Load(order) => load::run(store, order, files, voice).await,
         Work::Export(order) => export::carry_out(store, order, files, voice).await,
         Work::Push(order) => push::carry_out(store, order, voice).await,

@@ -13,6 +13,7 @@ use store::Store;
 use tokio::sync::oneshot;
 
 use super::holder::Secrets;
+use super::in_place::{self, State};
 use super::{Context, holder, setup};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -46,6 +47,12 @@ pub(crate) struct Request {
     /// Writes a line for each request, `-` to standard output
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
+    /// Hands out a bundle's volumes where they lie, in place of the store: nothing is copied, and nothing written there
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    bundle: Vec<PathBuf>,
+    /// With --bundle: the folder of the site's own things, its CA and tokens [default: a temporary one]
+    #[arg(long, value_name = "DIR", requires = "bundle")]
+    state: Option<PathBuf>,
 }
 
 impl Request {
@@ -89,13 +96,26 @@ pub(crate) async fn run(
     voice: &Speaker,
     end: impl Future<Output = Exit>,
 ) -> anyhow::Result<Exit> {
-    let folder = context.folder()?;
+    let state = match request.bundle.as_slice() {
+        [] => State::Given(context.folder()?),
+        _ => State::new(request.state.as_deref(), voice)?,
+    };
+    let folder = state.folder().to_owned();
     let config = request.config(&folder)?;
-    let store = context.open().await?;
+    let store = context.open_in(&folder).await?;
     let socket = store.listen()?;
-    let server = Arc::new(Server::bind(store.clone(), config).await?);
+    let server = if request.bundle.is_empty() {
+        Server::bind(store.clone(), config).await?
+    } else {
+        let shelf = in_place::open(&request.bundle, &store, context, voice).await?;
+        tokio::spawn(in_place::tell_what_is_missing(Arc::clone(&shelf), Arc::clone(voice)));
+        Server::bind_bundle(store.clone(), shelf, config).await?
+    };
+    let server = Arc::new(server);
     announce(&server, &store, voice).await?;
     let secrets = Arc::new(Secrets::default());
+    let (over, is_over) = oneshot::channel();
+    let commands = tokio::spawn(holder::listen(store.clone(), socket, Arc::clone(&secrets), is_over));
     let (ending, ended) = oneshot::channel();
     let shutdown = async {
         end.await;
@@ -108,10 +128,14 @@ pub(crate) async fn run(
     };
     let result = tokio::select! {
         result = server.run(shutdown) => result.map(|()| Exit::Done).map_err(anyhow::Error::from),
-        () = holder::listen(&store, socket, &secrets) => Ok(Exit::Done),
-        exit = hurried => Ok(exit),
+        exit = hurried => {
+            commands.abort();
+            Ok(exit)
+        }
         () = reload(request, &folder, &server, &secrets, voice) => Ok(Exit::Done),
     };
+    drop(over);
+    let _ = commands.await;
     store.close().await;
     result
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use artifact::{Progress, Silent};
-use bundle::PublicKey;
 use bundle::key::Trusted;
+use bundle::{PublicKey, Receipt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::Store;
@@ -21,16 +21,28 @@ pub(crate) struct Request {
     /// Volumes, or the folder they lie in
     #[arg(required = true, value_name = "BUNDLE")]
     paths: Vec<PathBuf>,
+    /// Holds what a difference assumes against what its site says that it has
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+    /// Brings missing and damaged volumes back into this folder, from the parity files that lie beside the others
+    #[arg(long, value_name = "DIR")]
+    repair: Option<PathBuf>,
 }
 
 pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     let trusted = trusted(context).await?;
-    let verified = bundle::verify(&request.paths, &trusted, Arc::clone(voice) as Arc<dyn Progress>).await?;
+    let receipt = request.receipt.as_deref().map(Receipt::open).transpose()?;
+    let site = receipt.as_ref().map(|receipt| (receipt.store.fingerprint(), receipt.generation));
+    let verified =
+        bundle::verify_for(&request.paths, &trusted, receipt, Arc::clone(voice) as Arc<dyn Progress>).await?;
     for damage in &verified.damage {
         voice.answer(&format!("DAMAGED  {damage}"), &json!({ "damaged": damage }))?;
     }
     for missing in &verified.missing {
         voice.answer(&format!("MISSING  {missing}"), &json!({ "missing": missing }))?;
+    }
+    for rewritten in &verified.rewritten {
+        voice.warn(rewritten);
     }
     let whole = verified.is_whole();
     let (of, read) = verified.volumes;
@@ -44,10 +56,33 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     } else {
         "read after the page cache was told to drop it: this file system has no way past it"
     };
+    let (assumed, assumed_bytes) = verified.assumed;
+    let difference = match (&site, assumed) {
+        (_, 0) => String::new(),
+        (Some((store, generation)), _) => {
+            format!(
+                "\n  assumes   {assumed} things ({}), held against store {store}, generation {generation}",
+                size(assumed_bytes)
+            )
+        }
+        (None, _) => format!(
+            "\n  assumes   {assumed} things ({}) to be at its site: not proven here, `--receipt FILE` does",
+            size(assumed_bytes)
+        ),
+    };
+    let parity = match verified.parity {
+        (_, 0) => String::new(),
+        (0, files) => format!("\n  parity    {files} files: as many lost volumes could be brought back"),
+        (lost, files) => format!("\n  parity    {files} files whole, {lost} volumes lost or damaged"),
+    };
     let text = format!(
         "{}: bundle {}\n  in words  {}\n  volumes   {read} of {of}\n  members   {} ({}), every one hashed\n  entries   \
-         {} whole\n  signed by {} ({signer})\n  {medium}",
-        if whole { "whole" } else { "NOT WHOLE" },
+         {} whole\n  signed by {} ({signer})\n  {medium}{difference}{parity}",
+        match (whole, verified.is_covered()) {
+            (true, _) => "whole",
+            (false, true) => "NOT WHOLE, but covered by parity",
+            (false, false) => "NOT WHOLE",
+        },
         verified.id,
         verified.words,
         verified.members,
@@ -59,9 +94,19 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
         "whole": whole, "bundle": verified.id, "words": verified.words, "fingerprint": verified.fingerprint,
         "trusted": verified.trusted, "volumes": of, "read": read, "members": verified.members,
         "bytes": verified.bytes, "entries": verified.entries, "bypassed": verified.bypassed,
+        "covered": verified.is_covered(), "lost": verified.parity.0, "parity": verified.parity.1,
+        "assumed": assumed, "assumedBytes": assumed_bytes, "receipt": site.as_ref().map(|(store, _)| store),
     });
     voice.answer(&text, &value)?;
-    Ok(if whole { Exit::Done } else { Exit::Incomplete })
+    if let Some(into) = request.repair.clone().filter(|_| !whole) {
+        let (paths, voice_too) = (request.paths.clone(), Arc::clone(voice));
+        let work = move || bundle::repair(&paths, &trusted, &into, voice_too.as_ref());
+        let rebuilt = tokio::task::spawn_blocking(work).await??;
+        for path in &rebuilt {
+            voice.answer(&format!("rebuilt  {}", path.display()), &json!({ "rebuilt": path }))?;
+        }
+    }
+    Ok(if whole || verified.is_covered() { Exit::Done } else { Exit::Incomplete })
 }
 
 /// A key of a store, as `naru key ls` lists it for machines.
@@ -73,7 +118,7 @@ struct Listed {
 
 /// The keys that this user's store trusts, its own among them; none where there is no store. A store is not made for
 /// it, and one that is held is asked.
-async fn trusted(context: &Context) -> anyhow::Result<Vec<Trusted>> {
+pub(super) async fn trusted(context: &Context) -> anyhow::Result<Vec<Trusted>> {
     let folder = context.folder()?;
     if !folder.join("naru.db").exists() {
         return Ok(Vec::new());

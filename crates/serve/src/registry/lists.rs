@@ -24,20 +24,20 @@ pub(crate) async fn tags(
     meant: &Meant,
     page: &Page,
 ) -> Result<Response<Body>, Refusal> {
-    let store = call.site.store();
+    let stock = call.site.stock();
     let most = page.n.unwrap_or(MOST).min(MOST) as usize;
     let mut tags: Vec<String> = Vec::new();
     let mut after = page.last.clone();
     let mut any = false;
     // One more than asked for tells whether there is another page.
     while tags.len() <= most {
-        let entries = store.entries(&meant.repository, &after, 1000).await?;
+        let entries = stock.entries(&meant.repository, &after, 1000).await?;
         let Some(last) = entries.last() else { break };
         any = true;
         after.clone_from(&last.name);
         tags.extend(entries.into_iter().map(|entry| entry.name).filter(|name| !name.contains(':')));
     }
-    if !any && store.entries(&meant.repository, "", 1).await?.is_empty() {
+    if !any && stock.entries(&meant.repository, "", 1).await?.is_empty() {
         return Err(Refusal::repository_unknown(&meant.repository));
     }
     let more = tags.len() > most;
@@ -57,7 +57,7 @@ pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Bod
     }
     let most = page.n.unwrap_or(MOST).min(MOST);
     // One more than asked for tells whether there is another page.
-    let mut names = call.site.store().repository_names(Kind::Image, &page.last, most + 1).await?;
+    let mut names = call.site.stock().repository_names(Kind::Image, &page.last, most + 1).await?;
     let most = most as usize;
     let more = names.len() > most;
     names.truncate(most);
@@ -96,7 +96,7 @@ pub(crate) async fn referrers(
     let mut manifests = Vec::new();
     if let Some(meant) = &meant {
         call.may_read(&meant.repository.to_string())?;
-        for referrer in call.site.store().referrers(&meant.repository, subject).await? {
+        for referrer in call.site.stock().referrers(&meant.repository, subject).await? {
             if artifact_type.is_some_and(|wanted| referrer.artifact_type.as_deref() != Some(wanted)) {
                 continue;
             }

@@ -44,7 +44,7 @@ pub(crate) async fn put(
     }
     let (store, repository) = (call.site.store(), &meant.repository);
     for blob in manifest.blobs().filter(|blob| !blob.is_foreign()) {
-        if store.granted_blob(repository, &blob.digest).await?.is_none() {
+        if !store.granted_blob(repository, &blob.digest).await?.is_some_and(|blob| store.holds(&blob)) {
             let message = format!("{repository} has no blob {}; push it there first", blob.digest);
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN", message)
                 .about(json!({ "digest": blob.digest })));

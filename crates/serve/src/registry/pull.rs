@@ -15,7 +15,7 @@ use crate::router::{Asked, Reference};
 use crate::site::Moment;
 
 pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Reference) -> Result<Response<Body>, Refusal> {
-    let store = call.site.store();
+    let stock = call.site.stock();
     let moment = call.site.moment();
     let meant = match resolve::to_read(call.site, asked, Sought::Manifest(reference)).await {
         Err(refusal) if refusal.code == "MANIFEST_UNKNOWN" => {
@@ -32,9 +32,9 @@ pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Referenc
     let missing = || Refusal::manifest_unknown(&repository.to_string(), &reference.text());
     let digest = match reference {
         Reference::Digest(digest) => *digest,
-        Reference::Tag(tag) => store.entry(repository, tag).await?.ok_or_else(missing)?.digest,
+        Reference::Tag(tag) => stock.entry(repository, tag).await?.ok_or_else(missing)?.digest,
     };
-    let Some(found) = store.granted_manifest(repository, &digest).await? else {
+    let Some(found) = stock.granted_manifest(repository, &digest).await? else {
         return Err(left_out(&call, &meant, &digest).await?.unwrap_or_else(missing));
     };
     if !found.complete {
@@ -49,13 +49,13 @@ pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Referenc
 }
 
 pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> Result<Response<Body>, Refusal> {
-    let store = call.site.store();
+    let stock = call.site.stock();
     let moment = call.site.moment();
     if call.caller == Caller::Admin {
         // Whoever may write asks before a push what need not be sent: that is what the repository has to which the push
         // goes. Another's blob of the same path would be skipped, and then be missing for the manifest.
         let meant = resolve::to_write(call.site, asked).await?;
-        if let Some(blob) = store.granted_blob(&meant.repository, digest).await? {
+        if let Some(blob) = stock.granted_blob(&meant.repository, digest).await? {
             return found(call, moment, meant, &blob).await;
         }
         if call.head {
@@ -67,7 +67,7 @@ pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> 
     let meant = resolve::to_read(call.site, asked, Sought::Blob(digest)).await?;
     call.may_read(&meant.repository.to_string())?;
     let repository = &meant.repository;
-    let Some(blob) = store.granted_blob(repository, digest).await? else {
+    let Some(blob) = stock.granted_blob(repository, digest).await? else {
         let missing = || Refusal::blob_unknown(&repository.to_string(), digest);
         return Err(left_out(&call, &meant, digest).await?.unwrap_or_else(missing));
     };
@@ -90,27 +90,21 @@ fn remembered(call: Call<'_>, moment: Moment, meant: Meant, thing: Thing) -> Res
 
 /// Why something is not here although a manifest of this repository names it: it was left out on purpose.
 async fn left_out(call: &Call<'_>, meant: &Meant, digest: &Digest) -> Result<Option<Refusal>, Refusal> {
-    let store = call.site.store();
-    for parent in store.parents(digest).await? {
-        if store.granted_manifest(&meant.repository, &parent).await?.is_none() {
-            continue;
-        }
-        let link = store.links(&parent).await?.into_iter().find(|link| link.child == *digest && !link.present);
-        let Some(link) = link else { continue };
-        let what = if link.is_manifest { "another platform's image" } else { "a layer that may not be redistributed" };
-        let code = if link.is_manifest { "MANIFEST_UNKNOWN" } else { "BLOB_UNKNOWN" };
-        let message = format!(
-            "{} names {digest} in {parent}, but it was not carried here ({what}, left out on purpose); \
-             name it in the packing list to bring it",
-            meant.repository
-        );
-        return Ok(Some(Refusal::new(StatusCode::NOT_FOUND, code, message)));
-    }
-    Ok(None)
+    let Some((parent, is_manifest)) = call.site.stock().left_out(&meant.repository, digest).await? else {
+        return Ok(None);
+    };
+    let what = if is_manifest { "another platform's image" } else { "a layer that may not be redistributed" };
+    let code = if is_manifest { "MANIFEST_UNKNOWN" } else { "BLOB_UNKNOWN" };
+    let message = format!(
+        "{} names {digest} in {parent}, but it was not carried here ({what}, left out on purpose); \
+         name it in the packing list to bring it",
+        meant.repository
+    );
+    Ok(Some(Refusal::new(StatusCode::NOT_FOUND, code, message)))
 }
 
 async fn explain_flat(call: &Call<'_>, asked: &Asked, digest: &Digest) -> Result<Option<Refusal>, Refusal> {
-    for parent in call.site.store().parents(digest).await? {
+    for parent in call.site.stock().parents(digest).await? {
         let sought = Reference::Digest(parent);
         if let Ok(meant) = resolve::to_read(call.site, asked, Sought::Manifest(&sought)).await {
             if let Some(refusal) = left_out(call, &meant, digest).await? {

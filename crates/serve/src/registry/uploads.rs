@@ -135,7 +135,7 @@ pub(crate) async fn mount(
         let from = resolve::to_read(call.site, &source, Sought::Blob(digest)).await.ok();
         let from = from.filter(|from| call.may_read(&from.repository.to_string()).is_ok());
         if let Some(from) = from {
-            if store.granted_blob(&from.repository, digest).await?.is_some() {
+            if store.granted_blob(&from.repository, digest).await?.is_some_and(|blob| store.holds(&blob)) {
                 let mut change = Change::new();
                 change.grant_blob(&meant.repository, digest);
                 store.apply(change).await?;

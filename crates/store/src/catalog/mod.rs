@@ -1,5 +1,7 @@
 //! The catalog: SQLite in the store's folder. One connection writes, a few read; on a network file system one does both.
 
+mod migrate;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,8 +15,6 @@ use tokio::sync::{mpsc, oneshot};
 use crate::change::{self, Changed};
 use crate::{Change, Error, Result};
 
-/// The format this binary writes (`PRAGMA user_version`).
-const FORMAT: i64 = 1;
 /// `PRAGMA application_id`: "naru".
 const APPLICATION: i64 = 0x6e61_7275;
 /// Changes that share one commit at most.
@@ -73,7 +73,7 @@ impl Catalog {
             opened.map_err(|source| Error::Catalog { path: path.clone(), source })?
         };
         let (changes, waiting) = mpsc::channel(GROUP);
-        tokio::spawn(commit_in_groups(writer.clone(), path.clone(), waiting, version, stopped));
+        tokio::spawn(commit_in_groups(writer.clone(), folder.to_owned(), path.clone(), waiting, version, stopped));
         Ok(Self { path, readers, writer, changes })
     }
 
@@ -130,27 +130,27 @@ async fn prepare(folder: &Path, path: &Path, pool: &SqlitePool) -> Result<()> {
     let format: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(pool).await.map_err(failed)?;
     let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(pool).await.map_err(failed)?;
     if (application, format, tables) == (0, 0, 0) {
-        let mut transaction = pool.begin().await.map_err(failed)?;
-        sqlx::raw_sql(include_str!("sqlite.sql")).execute(&mut *transaction).await.map_err(failed)?;
-        for pragma in [sqlx::query("PRAGMA application_id = 1851880053"), sqlx::query("PRAGMA user_version = 1")] {
-            pragma.execute(&mut *transaction).await.map_err(failed)?;
-        }
-        return transaction.commit().await.map_err(failed);
+        let made = async {
+            let mut transaction = pool.begin().await?;
+            sqlx::raw_sql(include_str!("sqlite.sql")).execute(&mut *transaction).await?;
+            sqlx::query("PRAGMA application_id = 1851880053").execute(&mut *transaction).await?;
+            migrate::mark(&mut transaction, migrate::FORMAT).await?;
+            transaction.commit().await
+        };
+        return made.await.map_err(failed);
     }
     if application != APPLICATION {
         let why = "its naru.db was made by another program".to_owned();
         return Err(Error::NotAStore { path: folder.to_owned(), why });
     }
-    if format > FORMAT {
-        return Err(Error::Newer { path: folder.to_owned(), found: format, known: FORMAT });
-    }
-    Ok(())
+    migrate::forward(folder, path, pool, format).await
 }
 
 /// Takes what waits, makes it true in one transaction with one sync, and answers everybody. A change that is refused
 /// is rolled back alone.
 async fn commit_in_groups(
     pool: SqlitePool,
+    folder: PathBuf,
     path: PathBuf,
     mut waiting: mpsc::Receiver<Waiting>,
     version: Arc<AtomicU64>,
@@ -166,7 +166,7 @@ async fn commit_in_groups(
                     continue;
                 }
                 sqlx::query("SAVEPOINT one").execute(&mut *transaction).await?;
-                let result = change::write(&mut transaction, &mut change, &path).await;
+                let result = change::write(&mut transaction, &mut change, &folder, &path).await;
                 let end = if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one" };
                 sqlx::query(end).execute(&mut *transaction).await?;
                 done.push((change, answer, result));

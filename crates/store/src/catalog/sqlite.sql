@@ -86,3 +86,9 @@ CREATE TABLE change (
     new        TEXT                  -- the entry after; NULL: it was removed
 ) STRICT;
 CREATE INDEX change_generation ON change (generation);
+
+-- Since format 2: which Naru made each format of this catalog, the last one being what it has.
+CREATE TABLE format (
+    number INTEGER PRIMARY KEY,
+    naru   TEXT NOT NULL
+) STRICT;
