@@ -2,8 +2,6 @@
 
 use std::str::FromStr;
 
-use crate::exit::Exit;
-use crate::failure::Failure;
 
 /// For people, in binary units: `1.5 GiB`.
 pub(crate) fn size(bytes: u64) -> String {
@@ -26,9 +24,10 @@ pub(crate) fn size(bytes: u64) -> String {
 pub(crate) struct VolumeSize(pub(crate) u64);
 
 impl FromStr for VolumeSize {
-    type Err = Failure;
+    /// Clap shows it as it is, and no hint beside it.
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Failure> {
+    fn from_str(text: &str) -> Result<Self, String> {
         match text {
             // FAT's files end one sector before 4 GiB.
             "fat32" => return Ok(Self((4 << 30) - 512)),
@@ -37,11 +36,7 @@ impl FromStr for VolumeSize {
             "bd" => return Ok(Self(25_000_000_000)),
             _ => {}
         }
-        let invalid = || {
-            Failure::new(format!("`{text}` is not the size of a volume"))
-                .hint("write bytes, or as 700MB, 10MiB, 4G, or a medium: fat32, dvd, bd")
-                .exit(Exit::Usage)
-        };
+        let invalid = || "write bytes, or as 700MB, 10MiB, 4G, or a medium: fat32, dvd, bd".to_owned();
         let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(end);
         let factor = match unit.trim().to_ascii_lowercase().as_str() {
