@@ -44,6 +44,8 @@ impl Userland {
         mmdebstrap
             .arg(format!("--variant={}", self.variant))
             .arg(format!("--include={}", self.packages))
+            // A mirror that stands still is good enough for a test; its signature is looked at all the same.
+            .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
             .args(["--quiet", "--format=tar", self.suite])
             .arg(&made)
             .arg(format!("deb {mirror} {} main", self.suite));

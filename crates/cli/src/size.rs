@@ -2,7 +2,6 @@
 
 use std::str::FromStr;
 
-
 /// For people, in binary units: `1.5 GiB`.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
