@@ -84,6 +84,8 @@ fn every_runtime_loads_what_is_exported() {
         let out = inside.command(["export", &name, "-o", "-"]).output()?;
         ensure!(out.stdout == bytes, "standard output: {} bytes", out.stdout.len());
         drop(serving);
+        // A store that has served has a CA as well as keys.
+        inside.ok(["verify", text(&folder.join("bundle"))?])?;
 
         // Straight from the medium, without a store of its own.
         let bare = Naru::new(folder, "bare")?;
@@ -91,6 +93,15 @@ fn every_runtime_loads_what_is_exported() {
         bare.ok(["export", &name, "--from", text(&from)?, "-o", text(&again)?])?;
         ensure!(std::fs::read(&again)? == bytes, "from the bundle it is another archive");
         ensure!(!bare.store().exists(), "a store was made");
+        // Who trusts a key takes images of nobody else's bundle.
+        let careful = Naru::new(folder, "careful")?;
+        careful.ok(["key", "new", "own.key"])?;
+        let other = careful.ok(["key", "ls"])?.stdout;
+        ensure!(other.is_empty(), "{other}");
+        careful.ok(["key", "trust", "own.key.pub"])?;
+        let refused =
+            careful.run(["export", &name, "--from", text(&from)?, "-o", text(&folder.join("refused.tar"))?])?;
+        ensure!(refused.status.code() == Some(5) && !folder.join("refused.tar").exists(), "{refused:?}");
         // And back in.
         let back = Naru::new(folder, "back")?;
         back.ok(["load", "--unsigned", file])?;

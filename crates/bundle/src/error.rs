@@ -154,6 +154,14 @@ pub enum Error {
         /// Why it does not do.
         why: String,
     },
+    /// A volume was asked for that the bundle has not.
+    #[error("there is no volume {first}: the bundle has {of}")]
+    NoSuchVolume {
+        /// The first that was asked for.
+        first: usize,
+        /// How many there are.
+        of: usize,
+    },
     /// The disk lacks room.
     #[error("{path} has {free} bytes free; {needed} are needed")]
     NoSpace {
@@ -306,6 +314,9 @@ impl Error {
             Self::NotThere { .. } => "run `naru pull` first".to_owned(),
             Self::Occupied { .. } => "name an empty folder, or remove the old volumes".to_owned(),
             Self::VolumeSize { .. } => "use a larger --volume-size; 10MiB is the least".to_owned(),
+            Self::NoSuchVolume { .. } => {
+                "volumes are counted from 1; with what it was packed with, `naru pack --only` writes them again".to_owned()
+            }
             Self::NoSpace { .. } => {
                 "make room there; a store can lie elsewhere (--store), and a bundle on several media (--volume-size, --only)"
                     .to_owned()

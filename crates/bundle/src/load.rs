@@ -66,8 +66,8 @@ pub struct Loaded {
     pub entries: u64,
     /// What changed.
     pub applied: Applied,
-    /// The names of its entries, as far as its trees are known.
-    pub names: Names,
+    /// The names of its entries; `None`: what it holds was not to be read, in none of these volumes.
+    pub names: Option<Names>,
     /// What is damaged, each in words.
     pub damage: Vec<String>,
     /// Volumes whose tar another program wrote again on the way, each in words.
@@ -99,21 +99,23 @@ pub async fn load(
         if Parity::is_one(&file) {
             // A parity file that cannot be read covers nothing; whether that matters is seen later.
             match Parity::read(&path, file) {
-                Ok(parity) => {
-                    parity.check_trust(&trusted)?;
-                    parities.entry(parity.bundle()).or_default().push(parity);
-                }
+                Ok(parity) => match parity.check_trust(&trusted) {
+                    Ok(()) => parities.entry(parity.bundle()).or_default().push(parity),
+                    Err(error) => progress.warn(&format!("it covers nothing: {error}")),
+                },
                 Err(error) => progress.warn(&error.to_string()),
             }
             continue;
         }
-        match tokio::task::spawn_blocking(move || Volume::read(&path, file)).await? {
+        let known = trusted.clone();
+        match tokio::task::spawn_blocking(move || Volume::read_trusted(&path, file, &known)).await? {
             Ok(volume) => {
-                volume.check_trust(&trusted)?;
                 bundles.entry(volume.head.bundle).or_default().push(volume);
             }
-            // One volume that cannot be read does not keep the others out; a hostile or strange one does.
-            Err(error @ (Error::NotAVolume { .. } | Error::Io { .. })) if !alone => damage.push(error),
+            // One volume that is damaged does not keep the others out; a stranger's does.
+            Err(
+                error @ (Error::NotAVolume { .. } | Error::Io { .. } | Error::Damaged { .. } | Error::Signature { .. }),
+            ) if !alone => damage.push(error),
             Err(error) => return Err(error),
         }
     }
@@ -145,7 +147,13 @@ pub async fn load(
         let id = document.strip_prefix("bundle/").and_then(|rest| rest.strip_suffix("/plan"));
         let Some(id) = id.and_then(|hex| Digest::from_hex(hex).ok()) else { continue };
         if all.iter().all(|loaded| loaded.id != id.hex()) {
-            all.extend(loading(id).finish(&trusted).await?);
+            match loading(id).finish(&trusted).await {
+                Ok(finished) => all.extend(finished),
+                // It waits on; what was loaded now is loaded.
+                Err(error) => {
+                    progress.warn(&format!("the bundle {}, which waits, cannot be finished: {error}", words(&id)));
+                }
+            }
         }
     }
     Ok(all)
@@ -490,7 +498,7 @@ impl Loading<'_> {
         let latest = now.saturating_add(DAY);
         for tree in &trees {
             let names = tree.entries.values().map(|entry| entry.name.clone());
-            loaded.names.entry(tree.repository.clone()).or_default().extend(names);
+            loaded.names.get_or_insert_default().entry(tree.repository.clone()).or_default().extend(names);
             let graph = self.manifests(volumes, tree).await?;
             for entry in tree.entries.values() {
                 let (needed, holes) = self.holes(tree, &graph, &entry.digest).await?;

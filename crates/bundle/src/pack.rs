@@ -407,7 +407,12 @@ fn write(
     if let Some(limit) = limit.as_mut().filter(|_| options.parity > 0) {
         // A parity file is larger than the largest volume, and must fit as well.
         let bytes: u64 = blobs.iter().map(|item| item.member.size).sum();
+        let size = *limit;
         *limit = limit.saturating_sub(parity::overhead(bytes / (*limit / 2).max(1) + 3));
+        if *limit < plan::LEAST / 2 {
+            let why = "parity would have more volumes to list than fits; take larger volumes".to_owned();
+            return Err(Error::VolumeSize { size, why });
+        }
     }
     let cargo = Cargo { trees: tree_heads, documents, blobs, assumes, limit, suffix: &options.suffix, key };
     // The pieces of a blob are hashed in their order, and together they must be the blob: `verify` sees them one by one.
@@ -426,6 +431,9 @@ fn write(
     let mut numbers: Vec<usize> = (1..=layout.volumes.len())
         .filter(|number| options.only.as_ref().is_none_or(|only| only.contains(number)))
         .collect();
+    if let (Some(only), true) = (&options.only, numbers.is_empty()) {
+        return Err(Error::NoSuchVolume { first: *only.start(), of: layout.volumes.len() });
+    }
     let fitting = room_for(&layout, &numbers, seed.map_or(0, |seed| seed.size), options)?;
     let rest = numbers.get(fitting).copied().zip(numbers.last().copied());
     numbers.truncate(fitting);
@@ -759,7 +767,7 @@ pub(crate) fn write_beside(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::rename(&partial, path).map_err(Error::io(path))
 }
 
-fn sync_folder(folder: &Path) -> Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     match File::open(folder).and_then(|folder| folder.sync_all()) {
         // Some file systems cannot (FAT in some kernels, network shares); their files were synced.
         Err(error) if matches!(error.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::Unsupported) => {

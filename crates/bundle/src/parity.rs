@@ -375,6 +375,15 @@ pub fn repair(paths: &[PathBuf], trusted: &[Trusted], into: &Path, progress: &dy
     rebuild(&files, &parities, into, progress)
 }
 
+/// Those of one set whose bytes are what their heads say, each once.
+pub(crate) fn whole<'a>(first: &Parity, parities: &'a [Parity], progress: &dyn Progress) -> Vec<&'a Parity> {
+    let mut whole: Vec<&Parity> =
+        parities.iter().filter(|one| one.is_beside(first) && one.is_whole(progress)).collect();
+    whole.sort_by_key(|one| one.head.parity);
+    whole.dedup_by_key(|one| one.head.parity);
+    whole
+}
+
 /// Brings back, in the folder `into`, every volume that is not among `files` as it was packed. Answers them.
 ///
 /// # Errors
@@ -406,10 +415,7 @@ pub(crate) fn rebuild(
     if lost.is_empty() {
         return Ok(Vec::new());
     }
-    let mut whole: Vec<&Parity> =
-        parities.iter().filter(|one| one.is_beside(first) && one.is_whole(progress)).collect();
-    whole.sort_by_key(|one| one.head.parity);
-    whole.dedup_by_key(|one| one.head.parity);
+    let whole = whole(first, parities, progress);
     if whole.len() < lost.len() {
         let names: Vec<&str> = lost.iter().map(|(_, volume)| volume.name.as_str()).collect();
         let why = format!("{} are lost or damaged, and {} parity files are whole", names.join(", "), whole.len());
@@ -465,6 +471,7 @@ pub(crate) fn rebuild(
         std::fs::rename(&partial, &path).map_err(Error::io(&path))?;
         paths.push(path);
     }
+    crate::pack::sync_folder(into)?;
     Ok(paths)
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use artifact::{Digest, Entry, Repository};
+use artifact::{Digest, Entry, Kind, Repository, valid_path, valid_tag};
 use serde::{Deserialize, Serialize};
 
 use crate::document::TreeHead;
@@ -108,11 +108,22 @@ impl Tree {
             match line? {
                 Line::Manifest(manifest) => drop(tree.manifests.insert(manifest.digest, manifest)),
                 Line::Blob(digest) => drop(tree.blobs.insert(digest)),
+                Line::Entry(entry) if !is_name(tree.repository.kind, &entry.name) => {
+                    return Err(wrong(format!("`{}` is no name", entry.name.escape_default())));
+                }
                 Line::Entry(entry) => drop(tree.entries.insert(entry.name.clone(), entry)),
                 Line::Repository(_) => return Err(wrong("it has two repositories".to_owned())),
             }
         }
         Ok(tree)
+    }
+}
+
+/// What the catalog takes, too.
+fn is_name(kind: Kind, name: &str) -> bool {
+    match kind {
+        Kind::Image => valid_tag(name) || name.parse::<Digest>().is_ok(),
+        _ => valid_path(name),
     }
 }
 
@@ -143,6 +154,18 @@ mod tests {
         };
         tree.entries.insert("1".to_owned(), entry);
         assert_eq!(Tree::parse(&tree.to_bytes(), &Digest::of(b"")).unwrap(), tree);
+    }
+
+    #[test]
+    fn names_that_no_catalog_takes_are_refused() {
+        for name in ["a b", "../1", "\u{1b}[2J", "1\n2", ""] {
+            let mut tree = Tree::new(Repository::image("a.io", "b"));
+            let digest = Digest::of(b"m");
+            let entry =
+                Entry { name: name.to_owned(), digest, size: 1, seen: 7, origin: String::new(), trust: Trust::Local };
+            tree.entries.insert(name.to_owned(), entry);
+            assert!(Tree::parse(&tree.to_bytes(), &digest).is_err(), "{name:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Verify: proves from the medium, before it leaves the room, that a bundle is whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use crate::document::{ASSUMES, Assumed, CONTENTS, PLAN, TreeHead, What};
 use crate::key::Trusted;
 use crate::lines::Lines;
 use crate::medium::{Medium, Past};
-use crate::parity::Parity;
+use crate::parity::{self, Parity};
 use crate::tree::Tree;
 use crate::volume::{Volume, volumes_below};
 use crate::{Error, Plan, Receipt, Result, plan, volume_name, words};
@@ -49,6 +50,8 @@ pub struct Verified {
     pub assumed: (u64, u64),
     /// Volumes that are missing or damaged, and parity files that are whole.
     pub parity: (usize, usize),
+    /// Whether something is missing that was in no volume: no parity brings that back.
+    pub is_beyond: bool,
 }
 
 impl Verified {
@@ -60,7 +63,7 @@ impl Verified {
     /// Whether all that is missing or damaged can be brought back from the parity files.
     pub fn is_covered(&self) -> bool {
         let (lost, whole) = self.parity;
-        lost > 0 && lost <= whole
+        lost > 0 && lost <= whole && !self.is_beyond
     }
 }
 
@@ -101,15 +104,17 @@ fn verify_volumes(
     let mut verified = Verified { bypassed: true, ..Verified::default() };
     let mut volumes: Vec<Volume> = Vec::new();
     for path in paths {
-        match Volume::open(path) {
+        let opened = File::open(path).map_err(Error::io(path));
+        match opened.and_then(|file| Volume::read_trusted(path, file, trusted)) {
             Ok(volume) => {
-                volume.check_trust(trusted)?;
                 if let Some(first) = volumes.first() {
                     same_bundle(first, &volume)?;
                 }
                 volumes.push(volume);
             }
-            Err(error @ (Error::NotAVolume { .. } | Error::Signature { .. })) if paths.len() > 1 => {
+            Err(
+                error @ (Error::NotAVolume { .. } | Error::Signature { .. } | Error::Damaged { .. } | Error::Io { .. }),
+            ) if paths.len() > 1 => {
                 verified.damage.push(error.to_string());
             }
             Err(error) => return Err(error),
@@ -121,13 +126,14 @@ fn verify_volumes(
     verified.fingerprint = first.key.fingerprint();
     verified.trusted = (!trusted.is_empty()).then_some(true);
     verified.volumes = (first.head.of as usize, volumes.len());
-    let good = hash_everything(&volumes, progress, &mut verified);
+    let (good, wrong) = hash_everything(&volumes, progress, &mut verified);
     for volume in &volumes {
         verified.damage.extend(volume.removed.iter().map(|member| volume.removal(member)));
         verified.rewritten.extend(volume.rewriting());
     }
     let is_sound = |volume: &&Volume| {
-        volume.removed.is_empty() && volume.head.members.iter().all(|member| good.contains(&member.name))
+        // Parity goes by the whole file: one that was written again is none of those that it was made of.
+        volume.removed.is_empty() && volume.rewritten == 0 && !wrong.contains(&volume.path)
     };
     let sound: HashSet<u32> = volumes.iter().filter(is_sound).map(|volume| volume.head.volume).collect();
     verified.sound = sound.len();
@@ -149,7 +155,7 @@ fn verify_parity(
     }
     parities.iter().try_for_each(|parity| parity.check_trust(trusted))?;
     let (of, _) = verified.volumes;
-    let whole = parities.iter().filter(|parity| parity.is_whole(progress)).count();
+    let whole = parity::whole(first, &parities, progress).len();
     verified.parity = (of.saturating_sub(verified.sound), whole);
     if whole < first.of() {
         verified.damage.push(format!("{} of {} parity files are missing or damaged", first.of() - whole, first.of()));
@@ -169,22 +175,30 @@ pub(crate) fn same_bundle(first: &Volume, other: &Volume) -> Result<()> {
     })
 }
 
-/// Hashes every member; answers those that are right, by name.
-fn hash_everything(volumes: &[Volume], progress: &dyn Progress, verified: &mut Verified) -> HashSet<String> {
+/// Hashes every member; answers those that are right, by name, and the volumes that have one that is not.
+fn hash_everything(
+    volumes: &[Volume],
+    progress: &dyn Progress,
+    verified: &mut Verified,
+) -> (HashSet<String>, HashSet<PathBuf>) {
     let work: Vec<(&Volume, usize)> =
         volumes.iter().flat_map(|volume| (0..volume.head.members.len()).map(move |number| (volume, number))).collect();
     let total = volumes.iter().flat_map(|volume| &volume.head.members).map(|member| member.size).sum();
     progress.begin("verify", total);
     let next = AtomicUsize::new(0);
-    let shared = Mutex::new((verified, HashSet::new()));
+    let shared = Mutex::new((verified, HashSet::new(), HashSet::new()));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let mut media: HashMap<&Path, Result<Medium>> = HashMap::new();
+                let mut open: Option<(&Path, Result<Medium>)> = None;
                 while let Some((volume, number)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let Some(member) = volume.head.members.get(*number) else { continue };
-                    let medium = media.entry(&volume.path).or_insert_with(|| Medium::open(&volume.path));
+                    // One at a time: a bundle may have more volumes than a process may have files.
+                    let (_, medium) = match open.take() {
+                        Some(same) if same.0 == volume.path => open.insert(same),
+                        _ => open.insert((&volume.path, Medium::open(&volume.path))),
+                    };
                     let mut hasher = Hasher::sha256();
                     let read = match medium {
                         Ok(medium) => medium.stream(member.offset, member.size, |bytes| {
@@ -195,7 +209,7 @@ fn hash_everything(volumes: &[Volume], progress: &dyn Progress, verified: &mut V
                     };
                     let is_right = read.is_ok() && hasher.finish() == member.sha256;
                     let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                    let (verified, good) = &mut *shared;
+                    let (verified, good, wrong) = &mut *shared;
                     verified.members += 1;
                     verified.bytes += member.size;
                     verified.bypassed &= matches!(medium, Ok(medium) if medium.past == Past::Bypassed);
@@ -204,15 +218,16 @@ fn hash_everything(volumes: &[Volume], progress: &dyn Progress, verified: &mut V
                     } else {
                         let why = read.err().map_or_else(String::new, |error| format!(": {error}"));
                         verified.damage.push(format!("{}{why}", volume.damage(member)));
+                        wrong.insert(volume.path.clone());
                     }
                 }
             });
         }
     });
     progress.end();
-    let (verified, good) = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (verified, good, wrong) = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
     verified.damage.sort();
-    good
+    (good, wrong)
 }
 
 /// The plan, and the trees with their manifests, from whichever edge volume has them undamaged.
@@ -238,7 +253,7 @@ pub(crate) fn documents(volumes: &[Volume]) -> Result<Option<Documents>> {
         let (contents, assumptions) = (lines(CONTENTS, &contents), lines(ASSUMES, &assumptions));
         let read = plan::read_lists(&mut plan, contents, assumptions, &volume.path);
         match read {
-            Err(Error::Damaged { .. }) => return Ok(None),
+            Err(Error::Damaged { .. } | Error::Io { .. }) => return Ok(None),
             other => other?,
         }
         let mut trees = Vec::new();
@@ -360,8 +375,10 @@ fn check_graphs(
         let mut lacking: Vec<String> =
             lacking.map(|digest| format!("{digest}, assumed and not in the receipt")).collect();
         lacking.sort();
+        verified.is_beyond |= !lacking.is_empty();
         verified.missing.extend(lacking);
     }
+    verified.is_beyond |= needed_by.keys().any(|digest| !whole.contains_key(digest));
     for (digest, entries) in &needed_by {
         let carried_by_missing = plan.volumes.iter().enumerate().any(|(number, members)| {
             !present.contains(&(number + 1))

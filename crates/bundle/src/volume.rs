@@ -44,7 +44,13 @@ impl Volume {
 
     /// The same, of a file that somebody else opened; `path` names it in messages.
     pub fn read(path: &Path, file: File) -> Result<Self> {
+        Self::read_trusted(path, file, &[])
+    }
+
+    /// The same, if one of these keys has signed it ([`Volume::check_trust`]): a stranger's list may be long.
+    pub(crate) fn read_trusted(path: &Path, file: File, trusted: &[Trusted]) -> Result<Self> {
         let mut volume = Self::read_head(path, file)?;
+        volume.check_trust(trusted)?;
         let size = volume.file.metadata().map_err(Error::io(path))?.len();
         let members = volume.lines().all()?.collect::<Result<_>>()?;
         volume.head.members = members;

@@ -188,7 +188,15 @@ async fn volumes_go_in_any_order_one_at_a_time() {
     is_whole(&store).await;
     let middle = try_load(&store, &[packed.volumes[1].path.clone()]).await.unwrap();
     assert!(middle.pending.is_none(), "a finished bundle stays finished");
+    // It does not know what the bundle holds: whoever prunes must not take that for nothing.
+    assert_eq!(middle.names, None);
+    let first = try_load(&store, &[packed.volumes[0].path.clone()]).await.unwrap();
+    assert!(first.names.is_some_and(|names| !names.is_empty()));
     is_whole(&store).await;
+    let missing = PackOptions { only: Some(9..=9), ..options(&folder.path().join("medium"), Some(10 << 20)) };
+    let outside = Store::open(&folder.path().join("outside")).await.unwrap();
+    let refused = bundle::pack(&outside, &Selection::All, missing, Arc::new(Silent)).await.unwrap_err();
+    assert!(matches!(refused, Error::NoSuchVolume { first: 9, .. }), "{refused}");
 }
 
 #[tokio::test]
@@ -323,6 +331,30 @@ async fn a_damaged_member_is_named_and_the_rest_is_loaded() {
     flip(path, hurt.offset + 12345);
     assert!(try_load(&store, std::slice::from_ref(path)).await.unwrap().pending.is_none());
     is_whole(&store).await;
+}
+
+/// The head, its signature and the list of members: where one volume is hurt there, the others are read.
+#[tokio::test]
+async fn a_volume_whose_head_is_damaged_keeps_no_other_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, out) = packed(folder.path(), Some(10 << 20)).await;
+    let path = &packed.volumes[1].path;
+    let whole = std::fs::read(path).unwrap();
+    let place = |needle: &[u8]| whole.windows(needle.len()).position(|window| window == needle).unwrap() as u64;
+    for (number, at) in
+        [place(b"\"bundle\""), place(b"trusted comment"), place(b"{\"name\":\"parts/")].into_iter().enumerate()
+    {
+        flip(path, at + 3);
+        let verified = bundle::verify(std::slice::from_ref(&out), &[], Arc::new(Silent)).await.unwrap();
+        assert!(verified.damage.iter().any(|text| text.contains("naru-0002")), "{number}: {:?}", verified.damage);
+        let store = Store::open(&folder.path().join(format!("site-{number}"))).await.unwrap();
+        let paths: Vec<PathBuf> = packed.volumes.iter().map(|volume| volume.path.clone()).collect();
+        let loaded = try_load(&store, &paths).await.unwrap();
+        assert!(loaded.damage[0].contains("naru-0002") && loaded.pending.is_some(), "{number}: {loaded:?}");
+        flip(path, at + 3);
+        assert!(try_load(&store, std::slice::from_ref(path)).await.unwrap().pending.is_none());
+        is_whole(&store).await;
+    }
 }
 
 #[tokio::test]

@@ -313,6 +313,14 @@ async fn lost_and_damaged_volumes_come_back_from_parity() {
     assert_eq!(repaired.len(), 2);
     assert!(std::fs::read(back.join("naru-0001.tar")).unwrap() == kept);
 
+    // A copy of a parity file is no second one.
+    let (one, two) = (&packed.parity[0].path, &packed.parity[1].path);
+    let kept = std::fs::read(two).unwrap();
+    std::fs::copy(one, two).unwrap();
+    let verified = verify().await;
+    assert!(!verified.is_covered() && verified.parity == (2, 1), "{verified:?}");
+    std::fs::write(two, kept).unwrap();
+
     // One more than there is parity for.
     std::fs::remove_file(&packed.volumes[1].path).unwrap();
     let verified = verify().await;

@@ -36,6 +36,8 @@ fn main() -> ExitCode {
         Err(error) => return refused(&error),
     };
     log();
+    // A bundle may have more volumes, and a layout's folder more files, than the usual limit.
+    serve::raise_descriptors();
     let terminal = Arc::new(Terminal::new(json, quiet));
     let voice: Speaker = terminal.clone();
     let context = Context { store, list, environment: Environment::read().offline(offline) };

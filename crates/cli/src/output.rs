@@ -51,7 +51,11 @@ impl Output {
         let Place::Beside(file) = self.place else { return Ok(()) };
         file.as_file().sync_all()?;
         file.persist(&self.path).map_err(|error| error.error)?;
-        File::open(folder(&self.path))?.sync_all()
+        match File::open(folder(&self.path)).and_then(|folder| folder.sync_all()) {
+            // Some file systems cannot (FAT in some kernels, network shares); the file was synced.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+            other => other,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the paths mean that shall be loaded. Bytes decide, not names.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -122,8 +123,16 @@ fn of_folder(path: &Path, pieces: &mut Vec<Piece>) -> Result<()> {
 /// Whether a folder is an OCI layout, or an archive of docker's that somebody has unpacked.
 fn is_layout(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
-    (has("index.json") && has("oci-layout"))
-        || std::fs::read(folder.join("manifest.json")).is_ok_and(|bytes| bytes.trim_ascii_start().starts_with(b"["))
+    (has("index.json") && has("oci-layout")) || begins_a_list(&folder.join("manifest.json"))
+}
+
+/// Whether a file holds a JSON array, by its beginning. Anything may lie there: a device is not read.
+fn begins_a_list(path: &Path) -> bool {
+    let mut bytes = Vec::new();
+    let is_file = std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    is_file
+        && File::open(path).and_then(|file| file.take(512).read_to_end(&mut bytes)).is_ok()
+        && bytes.trim_ascii_start().starts_with(b"[")
 }
 
 /// Every regular file below `folder`, links not followed.

@@ -463,6 +463,13 @@ fn long_names_and_both_ways_of_reading() {
     assert!(matches!(walk.next(), Err(Refused::Archive(why)) if why.contains("2000 bytes")));
 }
 
+#[test]
+fn what_is_no_file_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/dev/zero", folder.path().join("manifest.json")).unwrap();
+    assert!(matches!(pieces(&[folder.path().to_owned()]), Err(crate::Error::NothingToLoad { .. })));
+}
+
 proptest::proptest! {
     #[test]
     fn a_tar_with_a_fault_never_panics_and_reads_the_same_both_ways(at in 0..6000_usize, byte: u8, mend: bool) {

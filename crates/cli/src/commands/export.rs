@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use artifact::{Kind, Platform, Progress};
-use bundle::{Archive, Exported, LoadOptions};
+use bundle::{Archive, Exported, LoadOptions, Sort};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::Store;
 
-use super::{Context, Work, by_who_holds_it};
+use super::{Context, Work, by_who_holds_it, verify};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -79,24 +79,38 @@ async fn taken(from: &[PathBuf], order: Order, file: File, context: &Context, vo
     }
     let folder = order.output.parent().filter(|folder| folder.is_dir()).map(Path::to_owned);
     let folder = folder.unwrap_or_else(std::env::temp_dir);
-    from_bundle(from, &folder, voice, async |store| carry_out(store, &order, vec![file], voice).await).await
+    from_bundle(from, &folder, context, voice, async |store| carry_out(store, &order, vec![file], voice).await).await
 }
 
 /// Loads a bundle into a store of its own, below `folder`, for as long as the work takes.
 pub(super) async fn from_bundle(
     from: &[PathBuf],
     folder: &Path,
+    context: &Context,
     voice: &Speaker,
     work: impl AsyncFnOnce(&Store) -> anyhow::Result<Exit>,
 ) -> anyhow::Result<Exit> {
-    let paths = bundle::volumes_below(from)?;
+    let mut paths = bundle::pieces(from)?;
+    paths.retain(|piece| piece.sort == Sort::Volume);
+    let paths = paths.into_iter().map(|piece| piece.path);
     let open = |path: PathBuf| File::open(&path).with_context(|| path.display().to_string()).map(|file| (path, file));
-    let volumes = paths.into_iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+    let volumes = paths.map(open).collect::<anyhow::Result<Vec<_>>>()?;
     let folder = tempfile::Builder::new().prefix(".naru-export-").tempdir_in(folder).context("a store for a while")?;
     let store = Store::open(folder.path()).await?;
     let options = LoadOptions { by: voice.by(), ..LoadOptions::default() };
     let done = async {
-        bundle::load(&store, volumes, &options, Arc::clone(voice) as Arc<dyn Progress>).await?;
+        // Whom this user's own store trusts, this one does.
+        for bundle::key::Trusted { name, key } in verify::trusted(context).await? {
+            bundle::key::trust(&store, &key, &name).await?;
+        }
+        // The answer may be the archive itself: all of this is said beside it.
+        for loaded in bundle::load(&store, volumes, &options, Arc::clone(voice) as Arc<dyn Progress>).await? {
+            let signer = loaded.trusted.as_deref().unwrap_or("no key is trusted here: compare it");
+            voice.say(&format!("bundle {}, signed by {} ({signer})", loaded.words, loaded.fingerprint));
+            loaded.damage.iter().for_each(|damage| voice.warn(&format!("damaged: {damage}")));
+            let missing = loaded.pending.iter().flat_map(|pending| &pending.missing);
+            missing.for_each(|missing| voice.warn(&format!("missing: {missing}")));
+        }
         work(&store).await
     };
     let exit = done.await;

@@ -87,8 +87,6 @@ pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
             .exit(Exit::Usage)
             .into());
     }
-    // A layout's folder may have more files than the usual limit.
-    serve::raise_descriptors();
     let files = pieces
         .iter()
         .map(|piece| File::open(&piece.path).with_context(|| piece.path.display().to_string()))
@@ -143,7 +141,11 @@ async fn prune(store: &Store, all: &[Loaded], wished: bool, whole: bool, voice: 
         return Ok(());
     }
     let mut held = bundle::Names::new();
-    for (repository, names) in all.iter().flat_map(|loaded| &loaded.names) {
+    let Some(known) = all.iter().map(|loaded| loaded.names.as_ref()).collect::<Option<Vec<_>>>() else {
+        voice.warn("nothing is pruned: give the first or the last volume of each bundle, which say what it holds");
+        return Ok(());
+    };
+    for (repository, names) in known.into_iter().flatten() {
         held.entry(repository.clone()).or_default().extend(names.iter().cloned());
     }
     let stale = bundle::stale(store, &held).await?;

@@ -122,7 +122,10 @@ pub(crate) async fn run(request: Request, context: &Context, voice: &Speaker) ->
     if from.is_empty() {
         return by_who_holds_it(Work::Push(Box::new(order)), Vec::new(), context, voice).await;
     }
-    export::from_bundle(&from, &std::env::temp_dir(), voice, async |store| carry_out(store, &order, voice).await).await
+    export::from_bundle(&from, &std::env::temp_dir(), context, voice, async |store| {
+        carry_out(store, &order, voice).await
+    })
+    .await
 }
 
 /// Looks first, and sends then.

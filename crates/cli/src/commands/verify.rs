@@ -113,7 +113,7 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
 #[derive(Debug, Serialize, Deserialize)]
 struct Listed {
     name: String,
-    key: String,
+    key: Option<String>,
 }
 
 /// The keys that this user's store trusts, its own among them; none where there is no store. A store is not made for
@@ -139,7 +139,8 @@ pub(super) async fn trusted(context: &Context) -> anyhow::Result<Vec<Trusted>> {
     let listed = std::mem::take(&mut *listed.0.lock().unwrap_or_else(PoisonError::into_inner));
     let mut keys = Vec::new();
     for value in listed {
-        let Listed { name, key } = serde_json::from_value(value)?;
+        // The site's CA is listed too, and signs no bundle.
+        let Listed { name, key: Some(key) } = serde_json::from_value(value)? else { continue };
         keys.push(Trusted { key: PublicKey::parse(&key, &name)?, name });
     }
     // A store that trusts nobody in particular does not distrust others for it.

@@ -4,7 +4,8 @@
 //! account (a tar ends in zeros, and a head names what must lie before them); its bytes are proven by the load as ever.
 //! Another file of the same name, sent again, is taken again. Nothing is removed from the folder.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -20,8 +21,8 @@ use crate::terminal::Speaker;
 /// How often the folder is looked at. Whoever copies writes in that time, or the file's time stays as it is.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Size and time: what changes while a file is written.
-type Stamp = (u64, Option<SystemTime>);
+/// Size, times and number: what changes while a file is written, or when it is sent again.
+type Stamp = (u64, Option<SystemTime>, i64, u64);
 
 /// How far a file is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,11 +62,18 @@ pub(crate) async fn run(
             let look = path.clone();
             match tokio::task::spawn_blocking(move || Arrival::look(&look)).await? {
                 Ok(None) => {}
-                Ok(Some(arrival)) => take(request, &path, arrival, &mut bundles, context, voice).await?,
+                Ok(Some(arrival)) => {
+                    if !take(request, &path, arrival, &mut bundles, context, voice).await?
+                        && let Some((_, state)) = files.get_mut(&path)
+                    {
+                        *state = State::Moving;
+                    }
+                }
                 Err(error) => voice.warn(&format!("not taken as it is now: {error}")),
             }
         }
-        if request.ends_when_whole() && !bundles.is_empty() && bundles.values().all(|bundle| bundle.is_whole) {
+        let mut begun = bundles.values().filter(|bundle| !bundle.volumes.is_empty()).peekable();
+        if request.ends_when_whole() && begun.peek().is_some() && begun.all(|bundle| bundle.is_whole) {
             return Ok(Exit::Done);
         }
         tokio::time::sleep(POLL).await;
@@ -74,7 +82,7 @@ pub(crate) async fn run(
 
 /// The files that stand still and were not looked at as they are, in the order of their names.
 fn settled(folder: &Path, files: &mut HashMap<PathBuf, (Stamp, State)>) -> anyhow::Result<Vec<PathBuf>> {
-    let mut settled = Vec::new();
+    let (mut settled, mut seen) = (Vec::new(), HashSet::new());
     let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     for entry in entries {
         let path = entry.with_context(|| folder.display().to_string())?.path();
@@ -85,7 +93,8 @@ fn settled(folder: &Path, files: &mut HashMap<PathBuf, (Stamp, State)>) -> anyho
         if is_hidden || is_partial || !metadata.is_file() {
             continue;
         }
-        let stamp = (metadata.len(), metadata.modified().ok());
+        seen.insert(path.clone());
+        let stamp = (metadata.len(), metadata.modified().ok(), metadata.ctime(), metadata.ino());
         match files.get_mut(&path) {
             Some((before, state)) if *before == stamp => {
                 if *state == State::Moving {
@@ -96,11 +105,14 @@ fn settled(folder: &Path, files: &mut HashMap<PathBuf, (Stamp, State)>) -> anyho
             _ => drop(files.insert(path, (stamp, State::Moving))),
         }
     }
+    // One that is sent again is another, whatever its time says.
+    files.retain(|path, _| seen.contains(path));
     settled.sort();
     Ok(settled)
 }
 
-/// Loads what came, and rebuilds what will not come, as soon as there is enough of it.
+/// Loads what came, and rebuilds what will not come, as soon as there is enough of it. Whether it was taken: otherwise it
+/// is to be tried again.
 async fn take(
     request: &load::Request,
     path: &Path,
@@ -108,34 +120,76 @@ async fn take(
     bundles: &mut BTreeMap<Digest, Bundle>,
     context: &Context,
     voice: &Speaker,
-) -> anyhow::Result<()> {
-    let bundle = bundles.entry(arrival.bundle).or_default();
-    bundle.of = arrival.of;
-    let mut batches = Vec::new();
+) -> anyhow::Result<bool> {
     if let Some(volume) = arrival.volume {
         voice.say(&format!("{} has come: volume {volume} of {}", path.display(), arrival.of));
+        let is_whole = match load_these(request, vec![path.to_owned()], context, voice).await? {
+            Taken::Whole => true,
+            Taken::Partly => false,
+            Taken::Refused => return Ok(true),
+            Taken::Later => return Ok(false),
+        };
+        // Only now: a stranger's volume may say that it is of any bundle.
+        let bundle = bundles.entry(arrival.bundle).or_default();
+        (bundle.of, bundle.is_whole) = (arrival.of, is_whole);
         bundle.volumes.insert(volume, path.to_owned());
-        batches.push(vec![path.to_owned()]);
     } else {
         voice.say(&format!("{} has come: parity", path.display()));
-        bundle.parity.insert(path.to_owned());
+        bundles.entry(arrival.bundle).or_default().parity.insert(path.to_owned());
     }
-    if !bundle.parity.is_empty() && bundle.volumes.len() + bundle.parity.len() >= bundle.of {
-        batches.push(bundle.volumes.values().chain(&bundle.parity).cloned().collect());
+    let bundle = bundles.entry(arrival.bundle).or_default();
+    // Somebody may have taken away what was loaded.
+    bundle.parity.retain(|path| path.exists());
+    let there: Vec<PathBuf> = bundle.volumes.values().filter(|path| path.exists()).cloned().collect();
+    let is_enough = !bundle.parity.is_empty() && there.len() + bundle.parity.len() >= bundle.of.max(1);
+    if !bundle.is_whole && is_enough && !there.is_empty() {
+        let batch = there.into_iter().chain(bundle.parity.iter().cloned()).collect();
+        bundle.is_whole = matches!(load_these(request, batch, context, voice).await?, Taken::Whole);
     }
-    for batch in batches.into_iter().filter(|batch| !batch.is_empty()) {
-        if bundle.is_whole && batch.len() > 1 {
-            continue;
+    Ok(true)
+}
+
+/// What became of files.
+enum Taken {
+    Whole,
+    Partly,
+    /// They are another's, or damaged; said.
+    Refused,
+    /// The store was held by another command.
+    Later,
+}
+
+/// Loads files. What is wrong with them is said and ends nothing; what is wrong with the store does.
+async fn load_these(
+    request: &load::Request,
+    files: Vec<PathBuf>,
+    context: &Context,
+    voice: &Speaker,
+) -> anyhow::Result<Taken> {
+    let loaded = async {
+        let (work, open) = load::order(&request.of(files.clone()))?;
+        by_who_holds_it(work, open, context, voice).await
+    };
+    let error = match loaded.await {
+        Ok(Exit::Done) => return Ok(Taken::Whole),
+        Ok(_) => return Ok(Taken::Partly),
+        Err(error) => error,
+    };
+    let Some(report) = Report::of(&error) else { return Err(error) };
+    match report.exit {
+        Exit::Held => {
+            voice.warn(&report.line);
+            Ok(Taken::Later)
         }
-        let (work, files) = load::order(&request.of(batch))?;
-        match by_who_holds_it(work, files, context, voice).await {
-            Ok(exit) => bundle.is_whole = exit == Exit::Done,
-            Err(error) => match Report::of(&error) {
-                // Somebody else's volume does not end the watch.
-                Some(report) if report.exit == Exit::Untrusted => voice.warn(&report.line),
-                _ => return Err(error),
-            },
+        Exit::Untrusted | Exit::Incomplete | Exit::Usage => {
+            voice.warn(&report.line);
+            Ok(Taken::Refused)
         }
+        // It went, or is being written again: it is looked at again when it stands still.
+        _ if files.iter().any(|path| !path.exists()) => {
+            voice.warn(&report.line);
+            Ok(Taken::Refused)
+        }
+        _ => Err(error),
     }
-    Ok(())
 }
