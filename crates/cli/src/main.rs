@@ -46,7 +46,7 @@ fn main() -> ExitCode {
             let result = runtime.block_on(async {
                 signals::hear_of_large_files();
                 let end = signals::end();
-                commands::run_until(command, &context, &voice, end).await
+                Box::pin(commands::run_until(command, &context, &voice, end)).await
             });
             // What blocks on a disk or a dead network mount must not keep the process; nothing of it is visible yet.
             runtime.shutdown_timeout(Duration::from_secs(2));

@@ -201,8 +201,8 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
             Some(folder) => return watch::run(&request, folder, context, voice).await,
             None => load::order(&request)?,
         },
-        Command::Export(request) => return Box::pin(export::run(request, context, voice)).await,
-        Command::Push(request) => return Box::pin(push::run(request, context, voice)).await,
+        Command::Export(request) => return export::run(request, context, voice).await,
+        Command::Push(request) => return push::run(request, context, voice).await,
         Command::Key(request) => match key::prepare(request, voice)? {
             Some((command, files)) => (Work::Key(command), files),
             None => return Ok(Exit::Done),
