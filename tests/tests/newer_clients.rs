@@ -59,7 +59,7 @@ fn newer(folder: &Folder) -> Result<PathBuf> {
         let chroot = find("chroot").context("chroot is not here")?;
         let (chroot, root) = (chroot.display(), root.display());
         let script = format!("#!/bin/sh\nexec {chroot} {root} /{} \"$@\"\n", inside.display());
-        let wrapper = folder.write(&format!("newer/{program}"), script)?;
+        let wrapper = folder.write(format!("newer/{program}"), script)?;
         std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
         let ours = find(program).with_context(|| format!("{program} is not here"))?;
         run("mount", ["--bind", text(&wrapper)?, text(&ours)?])?;
