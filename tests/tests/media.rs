@@ -115,7 +115,7 @@ fn a_bundle_takes_as_many_media_as_it_needs() {
                 Ok((ended.is_some() || asked > media.len()).then_some(ended))
             })?;
             // Carried away.
-            let medium = folder.make(&format!("medium-{}", media.len() + 1))?;
+            let medium = folder.make(format!("medium-{}", media.len() + 1))?;
             for volume in volumes(&place)? {
                 fs::copy(&volume, medium.join(volume.file_name().context("a name")?))?;
             }
