@@ -36,6 +36,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("reed-solomon-simd", &["bundle"]),
     ("zstd", &["bundle"]),
     ("liblzma", &["bundle"]),
+    ("twox-hash", &["store"]),
     ("toml_edit", &["kinds"]),
     ("similar", &["naru"]),
     ("clap", &["naru"]),

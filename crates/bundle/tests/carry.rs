@@ -200,15 +200,20 @@ async fn volumes_go_in_any_order_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_store_that_rots_is_noticed_before_its_blob_is_cut() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = filled(&folder.path().join("outside")).await;
-    let blob = store.blob(&Digest::of(&noise(1, 24 * MIB))).await.unwrap().unwrap();
-    flip(&folder.path().join("outside/blobs").join(&blob.key), 12 << 20);
-    let out = folder.path().join("medium");
-    let refused =
-        bundle::pack(&store, &Selection::All, options(&out, Some(10 << 20)), Arc::new(Silent)).await.unwrap_err();
-    assert!(matches!(refused, Error::StoreDamaged { digest } if digest == blob.digest), "{refused}");
+async fn a_store_that_rots_is_noticed_before_it_is_carried() {
+    // A blob that is cut, and one that goes whole.
+    for bytes in [noise(1, 24 * MIB), noise(2, 3 * MIB)] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = filled(&folder.path().join("outside")).await;
+        let blob = store.blob(&Digest::of(&bytes)).await.unwrap().unwrap();
+        flip(&folder.path().join("outside/blobs").join(&blob.key), blob.size / 2);
+        let out = folder.path().join("medium");
+        let refused =
+            bundle::pack(&store, &Selection::All, options(&out, Some(10 << 20)), Arc::new(Silent)).await.unwrap_err();
+        assert!(matches!(refused, Error::StoreDamaged { digest } if digest == blob.digest), "{refused}");
+        let mut left = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(left.all(|name| !name.to_string_lossy().ends_with(".partial")), "{out:?}");
+    }
 }
 
 #[tokio::test]

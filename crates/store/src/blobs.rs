@@ -1,4 +1,4 @@
-//! Blobs on a file system: `blobs/sha256/ab/abcd….KEY`, and the order of syncs that makes them durable.
+//! Blobs on a file system: `blobs/sha256/ab/abcd….KEY-SUM`, and the order of syncs that makes them durable.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -68,11 +68,12 @@ fn holds_no_blob(path: &Path, depth: usize) -> bool {
     depth < 4 && entries.all(|entry| entry.is_ok_and(|entry| holds_no_blob(&entry.path(), depth + 1)))
 }
 
-/// A key for new bytes: never used before, so that no reader of an old key ever meets new bytes.
-pub(crate) fn new_key(digest: &Digest) -> String {
+/// A key for new bytes: never used before, so that no reader of an old key ever meets new bytes. It ends in their sum,
+/// for [`Blob::check`](crate::Blob::check).
+pub(crate) fn new_key(digest: &Digest, sum: u64) -> String {
     let hex = digest.hex();
     let unique = uuid::Uuid::new_v4().simple().to_string();
-    format!("{}/{}/{hex}.{}", digest.algorithm().as_str(), &hex[..2], &unique[..12])
+    format!("{}/{}/{hex}.{}-{sum:016x}", digest.algorithm().as_str(), &hex[..2], &unique[..12])
 }
 
 /// Where the bytes of a key are.

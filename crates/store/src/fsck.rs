@@ -139,9 +139,9 @@ impl Store {
         let mut wrong = Vec::new();
         while let Some(blob) = blobs.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX)) {
             let mut hasher = Hasher::new(blob.digest.algorithm());
-            let found = self
-                .open_blob(blob)
-                .and_then(|file| writer::hash_file(&file, &mut hasher).map_err(Error::io(&self.path_of(&blob.key))));
+            let found = self.open_blob(blob).and_then(|file| {
+                writer::read_file(&file, |bytes| hasher.update(bytes)).map_err(Error::io(&self.path_of(&blob.key)))
+            });
             match found.map(|length| (length, hasher.finish())) {
                 Ok((_, digest)) if digest == blob.digest => {}
                 Ok((length, digest)) => {

@@ -23,6 +23,7 @@ mod held;
 mod lock;
 mod read;
 mod socket;
+mod sum;
 mod writer;
 
 pub use change::{Applied, Cause, Change, Replaced};
@@ -30,6 +31,7 @@ pub use error::{Error, Result};
 pub use fsck::{Finding, Fsck};
 pub use read::{Blob, Candidate, Generation, Hit, Link, Referrer, StoredManifest, Usage};
 pub use socket::{Call, Caller, Socket, call};
+pub use sum::{Check, Sum};
 pub use writer::{BlobWriter, NewBlob, Patchwork};
 
 use std::collections::HashSet;

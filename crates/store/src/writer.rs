@@ -5,8 +5,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use artifact::{Algorithm, Digest, Hasher};
+use artifact::{Algorithm, Digest};
 
+use crate::sum::Arriving;
 use crate::{Error, Result, Store, blobs};
 
 /// Bytes read at a time when a partial file is hashed again.
@@ -61,7 +62,7 @@ pub struct BlobWriter {
     file: File,
     path: PathBuf,
     expected: Option<Digest>,
-    hasher: Hasher,
+    arriving: Arriving,
     len: u64,
     /// Whether it has a partial file in hand that stays when the writer is dropped.
     resumes: bool,
@@ -85,7 +86,7 @@ impl BlobWriter {
             let _ = self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
             return Err(Error::io(&self.path)(error));
         }
-        self.hasher.update(bytes);
+        self.arriving.update(bytes);
         self.len += bytes.len() as u64;
         Ok(())
     }
@@ -94,7 +95,7 @@ impl BlobWriter {
     pub fn restart(&mut self) -> Result<()> {
         self.file.set_len(0).map_err(Error::io(&self.path))?;
         self.file.rewind().map_err(Error::io(&self.path))?;
-        self.hasher = hasher_for(self.expected.as_ref());
+        self.arriving = arriving(self.expected.as_ref());
         self.len = 0;
         Ok(())
     }
@@ -103,13 +104,13 @@ impl BlobWriter {
     /// are removed: a partial file never survives a mismatch.
     pub fn finish(mut self) -> Result<NewBlob> {
         self.store.may_write()?;
-        let found = std::mem::replace(&mut self.hasher, Hasher::sha256()).finish();
+        let (found, sum) = std::mem::replace(&mut self.arriving, arriving(None)).finish();
         if let Some(expected) = self.expected.filter(|expected| *expected != found) {
             let _ = fs::remove_file(&self.path);
             return Err(Error::Mismatch { expected, found });
         }
         blobs::sync_or_remove(&self.store, &self.file, &self.path)?;
-        let key = blobs::new_key(&found);
+        let key = blobs::new_key(&found, sum);
         let place = blobs::put_in_place(&self.store, &self.path, &key)?;
         Ok(NewBlob { digest: found, size: self.len, key, unnamed: Some(place), partial: None })
     }
@@ -154,15 +155,15 @@ impl Patchwork {
     /// Re-reads the whole, checks its digest, and puts it in its place. Wrong bytes are removed.
     pub fn finish(self) -> Result<NewBlob> {
         self.store.may_write()?;
-        let mut hasher = Hasher::new(self.digest.algorithm());
-        let length = hash_file(&self.file, &mut hasher).map_err(Error::io(&self.path))?;
-        let found = hasher.finish();
+        let mut arriving = arriving(Some(&self.digest));
+        let length = read_file(&self.file, |bytes| arriving.update(bytes)).map_err(Error::io(&self.path))?;
+        let (found, sum) = arriving.finish();
         if found != self.digest || length != self.size {
             let _ = fs::remove_file(&self.path);
             return Err(Error::Mismatch { expected: self.digest, found });
         }
         blobs::sync_or_remove(&self.store, &self.file, &self.path)?;
-        let key = blobs::new_key(&found);
+        let key = blobs::new_key(&found, sum);
         // A second name rather than a move: if nobody comes to name the blob, the pieces are still there.
         let second = self.path.with_extension("whole");
         let _ = fs::remove_file(&second);
@@ -191,7 +192,7 @@ impl Store {
             store: self.clone(),
             file,
             path,
-            hasher: hasher_for(expected),
+            arriving: arriving(expected),
             expected: expected.copied(),
             len: 0,
             resumes: false,
@@ -209,14 +210,14 @@ impl Store {
         let opened = self
             .open_partial(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
             .and_then(|file| {
-                let mut hasher = hasher_for(Some(expected));
-                let len = hash_file(&file, &mut hasher).map_err(Error::io(&path))?;
-                Ok((file, hasher, len))
+                let mut arriving = arriving(Some(expected));
+                let len = read_file(&file, |bytes| arriving.update(bytes)).map_err(Error::io(&path))?;
+                Ok((file, arriving, len))
             })
             .inspect_err(|_| self.put_down(expected));
-        let (mut file, hasher, len) = opened?;
+        let (mut file, arriving, len) = opened?;
         file.seek(SeekFrom::Start(len)).map_err(Error::io(&path))?;
-        Ok(BlobWriter { store: self.clone(), file, path, expected: Some(*expected), hasher, len, resumes: true })
+        Ok(BlobWriter { store: self.clone(), file, path, expected: Some(*expected), arriving, len, resumes: true })
     }
 
     /// How many bytes of this blob an earlier run has left for [`Store::resume`].
@@ -272,12 +273,12 @@ fn partial_name(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm().as_str(), digest.hex())
 }
 
-fn hasher_for(expected: Option<&Digest>) -> Hasher {
-    Hasher::new(expected.map_or(Algorithm::Sha256, Digest::algorithm))
+fn arriving(expected: Option<&Digest>) -> Arriving {
+    Arriving::new(expected.map_or(Algorithm::Sha256, Digest::algorithm))
 }
 
-/// Hashes a file from its start; answers its length.
-pub(crate) fn hash_file(mut file: &File, hasher: &mut Hasher) -> std::io::Result<u64> {
+/// Reads a file from its start; answers its length.
+pub(crate) fn read_file(mut file: &File, mut take: impl FnMut(&[u8])) -> std::io::Result<u64> {
     let mut buffer = vec![0; CHUNK];
     let mut length = 0;
     loop {
@@ -285,7 +286,7 @@ pub(crate) fn hash_file(mut file: &File, hasher: &mut Hasher) -> std::io::Result
         if read == 0 {
             return Ok(length);
         }
-        hasher.update(&buffer[..read]);
+        take(&buffer[..read]);
         length += read as u64;
     }
 }
