@@ -1,15 +1,17 @@
 //! The bundle: what crosses the gap, as one volume or several.
 //!
-//!     naru-0001.tar
-//!     ├── volume.json            which bundle, which volume of how many, the hashes of the list that follows
-//!     ├── volume.json.minisig    the signature of that, in minisign's format
-//!     ├── members.jsonl          every member's name, size, offset, sha256
-//!     ├── bundle.json            the plan; its sha256 is the bundle's id             ┐
-//!     ├── bundle.jsonl           every volume's members                              ├ in the first
-//!     ├── trees/sha256/…         one document a repository: entries, manifests       ├ and in the last
-//!     ├── manifests/sha256/…     every manifest, byte for byte                       ┘ volume
-//!     ├── blobs/sha256/…         every other byte once, named by its digest
-//!     └── parts/sha256/…/OFFSET  a blob that is larger than a volume is cut
+//! ```text
+//! naru-0001.tar
+//! ├── volume.json            which bundle, which volume of how many, the hashes of the list that follows
+//! ├── volume.json.minisig    the signature of that, in minisign's format
+//! ├── members.jsonl          every member's name, size, offset, sha256
+//! ├── bundle.json            the plan; its sha256 is the bundle's id             ┐
+//! ├── bundle.jsonl           every volume's members                              ├ in the first
+//! ├── trees/sha256/…         one document a repository: entries, manifests       ├ and in the last
+//! ├── manifests/sha256/…     every manifest, byte for byte                       ┘ volume
+//! ├── blobs/sha256/…         every other byte once, named by its digest
+//! └── parts/sha256/…/OFFSET  a blob that is larger than a volume is cut
+//! ```
 //!
 //! Parity files beside the volumes bring back as many of them as were lost or damaged ([`repair`]).
 //!

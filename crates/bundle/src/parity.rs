@@ -1,9 +1,11 @@
 //! Parity: files beside the volumes, any N of which bring back any N volumes that were lost or damaged.
 //!
-//!     naru-parity-01.tar
-//!     ├── parity.json            whose it is, how it is cut, and every volume's name, size and sha256
-//!     ├── parity.json.minisig    the signature of that, in minisign's format
-//!     └── parity/01              as many bytes as the largest volume has, rounded up to 64
+//! ```text
+//! naru-parity-01.tar
+//! ├── parity.json            whose it is, how it is cut, and every volume's name, size and sha256
+//! ├── parity.json.minisig    the signature of that, in minisign's format
+//! └── parity/01              as many bytes as the largest volume has, rounded up to 64
+//! ```
 //!
 //! The volumes are read side by side in stripes of `shard` bytes (what is shorter than the largest goes on with zeros),
 //! and each stripe gives each parity file as many bytes: a Reed–Solomon code over GF(2^16), Leopard's, which is erasure

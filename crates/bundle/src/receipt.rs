@@ -1,9 +1,11 @@
 //! Receipts: what a sealed store has, said in sixteen bytes a thing, so that the other side sends only the rest.
 //!
-//!     naru receipt 1
-//!     {"store":"RWQ…","generation":17,"at":1790000000,"bundle":"sha256:ab…","count":2}
-//!     …                 the first sixteen bytes of each sha256, sorted, without anything between them
-//!     …                 the four lines of a minisign signature of all that stands before it
+//! ```text
+//! naru receipt 1
+//! {"store":"RWQ…","generation":17,"at":1790000000,"bundle":"sha256:ab…","count":2}
+//! …                 the first sixteen bytes of each sha256, sorted, without anything between them
+//! …                 the four lines of a minisign signature of all that stands before it
+//! ```
 //!
 //! The store that wrote one keeps it: what its newest receipt lists is not to be collected for ninety days, or until
 //! the next. The collecting side keeps those it was given, and what each bundle that it packed leaves a site with

@@ -1,9 +1,11 @@
 //! Want-lists: what a site needs of a bundle and has not, on a few lines that people can read and type.
 //!
-//!     # naru want-list 1
-//!     # bundle ab12…
-//!     # three lines on what to do with it
-//!     sha256:…    1234    blob    docker.io/library/nginx:1.27
+//! ```text
+//! # naru want-list 1
+//! # bundle ab12…
+//! # three lines on what to do with it
+//! sha256:…    1234    blob    docker.io/library/nginx:1.27
+//! ```
 //!
 //! Digest, bytes, what it is and some of what needs it, with tabs between them. It is not signed: it asks, and what is
 //! sent for it is.

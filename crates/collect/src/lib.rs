@@ -1,6 +1,8 @@
 //! From a packing list to a store: what the user wants, what exactly that is today, and fetching it.
 //!
-//!     naru.yaml ── lock ──▶ naru.lock ── pull ──▶ store
+//! ```text
+//! naru.yaml ── lock ──▶ naru.lock ── pull ──▶ store
+//! ```
 //!
 //! A [`PackingList`] is what people write; whatever is wrong in it is shown where it stands. [`lock::lock`] asks the
 //! upstreams what it means today, and makes a [`Lock`] of exact digests, which says why each of them is believed.

@@ -1,12 +1,14 @@
 //! Where it rests: blobs and a catalog, the same on both sides of the gap.
 //!
-//!     STORE/
-//!     ├── naru.db                     the catalog (SQLite, WAL, synchronous=FULL)
-//!     ├── naru.db.format-1.SECONDS    the catalog as an older Naru wrote it, copied before it was changed
-//!     ├── naru.sock                   the holder's socket, while a server holds the store
-//!     ├── lock                        held (flock) by the one process that has the store open
-//!     ├── blobs/sha256/ab/abcd….KEY   every byte once; a key is never written twice
-//!     └── partial/                    what is being written; `sha256-abcd…` are continued by the next run
+//! ```text
+//! STORE/
+//! ├── naru.db                     the catalog (SQLite, WAL, synchronous=FULL)
+//! ├── naru.db.format-1.SECONDS    the catalog as an older Naru wrote it, copied before it was changed
+//! ├── naru.sock                   the holder's socket, while a server holds the store
+//! ├── lock                        held (flock) by the one process that has the store open
+//! ├── blobs/sha256/ab/abcd….KEY   every byte once; a key is never written twice
+//! └── partial/                    what is being written; `sha256-abcd…` are continued by the next run
+//! ```
 //!
 //! A [`Store`] is opened by one process. Bytes go in through a [`BlobWriter`] (hashed as they pass, fsynced, renamed
 //! into place) and become visible only when a [`Change`] that names them is applied: one transaction that writes

@@ -2,9 +2,11 @@
 //!
 //! The server listens on `STORE/naru.sock`; who may write to that file may command. A call is
 //!
-//!     u32 length of the request, u32 number of files (big-endian)
-//!     the request, JSON
-//!     one byte for every 64 files or fewer, with their descriptors (SCM_RIGHTS)
+//! ```text
+//! u32 length of the request, u32 number of files (big-endian)
+//! the request, JSON
+//! one byte for every 64 files or fewer, with their descriptors (SCM_RIGHTS)
+//! ```
 //!
 //! and is answered by JSON lines: `taken`, then progress and answers while it lasts, `done` or `failed` at its end. The caller opens the files:
 //! the server's own user may not read what the caller may (a stick under /media).

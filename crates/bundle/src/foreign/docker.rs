@@ -1,9 +1,11 @@
 //! Images of a docker archive (moby's image spec, "Combined Image JSON + Filesystem Changeset Format"): `docker save`
 //! before 25, `podman save`, `skopeo copy docker-archive:`, kaniko, jib, bazel.
 //!
-//!     manifest.json         [{"Config": "HEX.json", "RepoTags": ["app:1"], "Layers": ["HEX/layer.tar", …]}, …]
-//!     HEX.json              the image's config
-//!     HEX/layer.tar         a layer, not compressed as a rule; or a link to another image's, `../HEX/layer.tar`
+//! ```text
+//! manifest.json         [{"Config": "HEX.json", "RepoTags": ["app:1"], "Layers": ["HEX/layer.tar", …]}, …]
+//! HEX.json              the image's config
+//! HEX/layer.tar         a layer, not compressed as a rule; or a link to another image's, `../HEX/layer.tar`
+//! ```
 //!
 //! It has no manifest, so one is made: of the same archive always the same. Layers stay as they are, and each is what the
 //! config says it is when unpacked.

@@ -1,7 +1,9 @@
 //! `naru quickstart`: the whole journey on one machine, on real input, and nothing left behind.
 //!
-//!     outside                                       the gap        sealed
-//!     origin ─serve→ lock → pull → store ─pack→ medium/*.tar ─load→ store ─serve→ clients
+//! ```text
+//! outside                                       the gap        sealed
+//! origin ─serve→ lock → pull → store ─pack→ medium/*.tar ─load→ store ─serve→ clients
+//! ```
 //!
 //! It runs the very commands that it shows. The input needs no address from this tree: Naru made into an image by
 //! Naru, and what the machine's own tools name.

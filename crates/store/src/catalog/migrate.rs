@@ -1,7 +1,9 @@
 //! Forward: a catalog that an older Naru wrote becomes what this one writes. There is no way back but the copy that is
 //! made before.
 //!
-//!     STORE/naru.db.format-1.1795250000      the catalog as it was, and when (seconds since 1970)
+//! ```text
+//! STORE/naru.db.format-1.1795250000      the catalog as it was, and when (seconds since 1970)
+//! ```
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -1,8 +1,10 @@
 //! A client's files, written and taken back.
 //!
-//!     /etc/containerd/config.toml
-//!     /etc/containerd/config.toml.before-naru    what was there, as it was
-//!     /etc/naru/setup-containerd.json            what was written, and what to give back
+//! ```text
+//! /etc/containerd/config.toml
+//! /etc/containerd/config.toml.before-naru    what was there, as it was
+//! /etc/naru/setup-containerd.json            what was written, and what to give back
+//! ```
 //!
 //! Backups and record are on the disk before the first file changes, so that a run which is cut can be undone, or run
 //! again. Undo compares first: when one file is neither what was written nor what was before, nothing is touched.
