@@ -119,17 +119,25 @@ pub async fn load(
             Err(error) => return Err(error),
         }
     }
+    // Where there is as much parity as there are volumes, none of those is needed.
+    for (id, parities) in &parities {
+        if parities.first().is_some_and(|first| first.volumes() <= parities.len()) {
+            bundles.entry(*id).or_default();
+        }
+    }
     if bundles.is_empty() {
         return Err(damage.pop().unwrap_or(Error::NoVolumes { path: PathBuf::from("what was given") }));
     }
     let mut all = Vec::new();
     let loading = |id: Digest| Loading { store, id, options, progress: &progress };
     for (id, volumes) in bundles {
-        let trusted = trusted.iter().find(|one| volumes.iter().all(|volume| volume.key == one.key));
+        let covering = parities.get(&id).and_then(|parities| parities.first());
+        let signer = volumes.first().map(|volume| &volume.key).or(covering.map(Parity::key));
+        let trusted = trusted.iter().find(|one| signer == Some(&one.key));
         let mut loaded = Loaded {
             id: id.hex(),
             words: words(&id),
-            fingerprint: volumes.first().map(|volume| volume.key.fingerprint()).unwrap_or_default(),
+            fingerprint: signer.map(PublicKey::fingerprint).unwrap_or_default(),
             trusted: trusted.map(|one| one.name.clone()),
             damage: damage.iter().map(ToString::to_string).collect(),
             ..Loaded::default()
@@ -203,7 +211,9 @@ impl Loading<'_> {
         }
         self.blobs(&volumes, loaded).await?;
         for volume in volumes.iter() {
-            loaded.damage.extend(volume.removed.iter().map(|member| volume.removal(member)));
+            // A copy of the volume may have it still.
+            let is_gone = |member: &&Member| volumes.iter().all(|other| other.member(&member.name).is_none());
+            loaded.damage.extend(volume.removed.iter().filter(is_gone).map(|member| volume.removal(member)));
             loaded.rewritten.extend(volume.rewriting());
         }
         if let Some(documents) = remembered {
@@ -222,6 +232,8 @@ impl Loading<'_> {
     /// that lasts: nothing is written to the medium.
     async fn rebuild(&self, volumes: Arc<Vec<Volume>>, parities: Vec<Parity>, loaded: &mut Loaded) -> Result<()> {
         let into = self.store.folder().join("partial").join(format!("rebuilt-{}", self.id.hex()));
+        // Of a run that was cut short.
+        let _ = std::fs::remove_dir_all(&into);
         let (folder, progress) = (into.clone(), Arc::clone(self.progress));
         let rebuilt = tokio::task::spawn_blocking(move || {
             let files: Vec<_> = volumes.iter().map(|volume| (volume.path.as_path(), &*volume.file)).collect();
@@ -304,6 +316,7 @@ impl Loading<'_> {
         let brought = volumes.iter().flat_map(|volume| volume.head.members.iter().chain(&volume.removed));
         let brought = brought.filter_map(|member| match member.what()? {
             What::Blob(digest) => Some(Assumed { digest, size: member.size, manifest: false }),
+            What::Manifest(digest) => Some(Assumed { digest, size: member.size, manifest: true }),
             _ => None,
         });
         let before = before.iter().flat_map(|list| &list.things).map(|(digest, wanting)| Assumed {
@@ -557,6 +570,14 @@ impl Loading<'_> {
             self.store.set_document(&format!("loaded/{}", self.id.hex()), Some(b"")).await?;
             return self.set_pending(None).await;
         }
+        // Blobs were hashed when they were brought; a manifest that a volume has and nobody could read is damaged.
+        for volume in volumes.iter() {
+            let lacking = |member: &&Member| match member.what() {
+                Some(What::Manifest(digest)) => waiting.contains_key(&digest),
+                _ => false,
+            };
+            loaded.damage.extend(volume.head.members.iter().filter(lacking).map(|member| volume.damage(member)));
+        }
         let mut on_disk: HashMap<Digest, Vec<(u64, u64)>> = HashMap::new();
         for digest in waiting.keys() {
             on_disk.insert(*digest, self.pieces(digest).await?);
@@ -687,40 +708,38 @@ impl Work {
 fn bring(store: &Store, volumes: &[Volume], work: &Work, progress: &dyn Progress) -> Result<Vec<Brought>> {
     match work {
         Work::Plain(number, member) => {
-            let (Some(volume), Some(What::Blob(digest))) = (volumes.get(*number), member.what()) else {
-                return Ok(Vec::new());
-            };
-            let mut writer = store.writer(Some(&digest))?;
-            let streamed = volume.stream(member, |_, bytes| {
-                progress.advance(bytes.len() as u64);
-                Ok(writer.write(bytes)?)
-            });
-            match streamed {
-                Err(error @ Error::Store(_)) => Err(error),
-                Err(error) => Ok(vec![Brought::Damage(format!("{}: {error}", volume.damage(member)))]),
-                Ok(false) => Ok(vec![Brought::Damage(volume.damage(member))]),
-                Ok(true) => match writer.finish() {
-                    Ok(blob) => Ok(vec![Brought::Blob(blob)]),
-                    Err(store::Error::Mismatch { .. }) => Ok(vec![Brought::Damage(volume.damage(member))]),
-                    Err(error) => Err(error.into()),
-                },
-            }
+            let Some(What::Blob(digest)) = member.what() else { return Ok(Vec::new()) };
+            let mut blob = None;
+            let damage = from_a_copy(volumes, *number, member, progress, |volume, member| {
+                let mut writer = store.writer(Some(&digest))?;
+                let is_right = volume.stream(member, |_, bytes| {
+                    progress.advance(bytes.len() as u64);
+                    Ok(writer.write(bytes)?)
+                })?;
+                if is_right {
+                    blob = match writer.finish() {
+                        Err(store::Error::Mismatch { .. }) => None,
+                        finished => Some(finished?),
+                    };
+                }
+                Ok(blob.is_some())
+            })?;
+            Ok(blob.map(Brought::Blob).into_iter().chain(damage.into_iter().map(Brought::Damage)).collect())
         }
         Work::Cut { digest, size, pieces, known } => {
             let mut patchwork = store.patchwork(digest, *size)?;
             let (mut brought, mut fresh) = (Vec::new(), Vec::new());
             for (number, member, part) in pieces {
-                let Some(volume) = volumes.get(*number) else { continue };
-                let streamed = volume.stream(member, |at, bytes| {
-                    progress.advance(bytes.len() as u64);
-                    Ok(patchwork.write_at(part.at + at, bytes)?)
-                });
-                match streamed {
-                    Ok(true) => fresh.push((part.at, member.size)),
-                    Err(error @ Error::Store(_)) => return Err(error),
-                    Ok(false) => brought.push(Brought::Damage(volume.damage(member))),
-                    Err(error) => brought.push(Brought::Damage(format!("{}: {error}", volume.damage(member)))),
+                let damage = from_a_copy(volumes, *number, member, progress, |volume, member| {
+                    volume.stream(member, |at, bytes| {
+                        progress.advance(bytes.len() as u64);
+                        Ok(patchwork.write_at(part.at + at, bytes)?)
+                    })
+                })?;
+                if damage.is_empty() {
+                    fresh.push((part.at, member.size));
                 }
+                brought.extend(damage.into_iter().map(Brought::Damage));
             }
             if covers(&[known.as_slice(), fresh.as_slice()].concat(), 0, *size) {
                 match patchwork.finish() {
@@ -738,6 +757,33 @@ fn bring(store: &Store, volumes: &[Volume], work: &Work, progress: &dyn Progress
             Ok(brought)
         }
     }
+}
+
+/// Takes a member from the first volume that has it undamaged: somebody may have brought two copies of one. Answers
+/// where it is damaged, if it is in all of them; an error is of our own disk, not of a medium.
+fn from_a_copy(
+    volumes: &[Volume],
+    number: usize,
+    member: &Member,
+    progress: &dyn Progress,
+    mut take: impl FnMut(&Volume, &Member) -> Result<bool>,
+) -> Result<Vec<String>> {
+    let mut damage = Vec::new();
+    for volume in volumes.iter().skip(number) {
+        let Some(copy) = volume.member(&member.name) else { continue };
+        match take(volume, copy) {
+            Ok(true) => {
+                for damage in damage {
+                    progress.warn(&format!("{damage}; {} has it right", volume.path.display()));
+                }
+                return Ok(Vec::new());
+            }
+            Ok(false) => damage.push(volume.damage(copy)),
+            Err(error @ Error::Store(_)) => return Err(error),
+            Err(error) => damage.push(format!("{}: {error}", volume.damage(copy))),
+        }
+    }
+    Ok(damage)
 }
 
 /// Whether these ranges (offset, length) cover `length` bytes from `at`.
@@ -786,7 +832,7 @@ fn missing(
         let mut needed_by = BTreeSet::new();
         let (mut count, mut bytes) = (0, 0);
         for member in members {
-            if let Some(What::Blob(digest) | What::Part(digest)) = member.what() {
+            if let Some(What::Blob(digest) | What::Part(digest) | What::Manifest(digest)) = member.what() {
                 let is_on_disk = member.part.as_ref().is_some_and(|part| {
                     on_disk.get(&digest).is_some_and(|pieces| covers(pieces, part.at, member.size))
                 });

@@ -109,7 +109,12 @@ pub async fn pack(
         return Err(Error::VolumeSize { size, why: "the least is 10 MiB".to_owned() });
     }
     let out = options.out.clone();
+    let missing: Vec<&Path> =
+        out.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
     std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
+    for made in missing {
+        sync_folder(made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    }
     let mut options = options;
     let is_vfat = rustix::fs::statfs(&out).is_ok_and(|status| status.f_type == VFAT);
     if is_vfat && options.volume_size.is_none_or(|size| size > VFAT_LIMIT) {
@@ -584,14 +589,20 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Volumes of another bundle must not come to lie among ours.
+/// Volumes of another bundle must not come to lie among ours. One that cannot be read and has the name of one of ours is
+/// written again: it was damaged, or cut.
 fn refuse_others(layout: &Layout, out: &Path) -> Result<()> {
     let there = match volumes_below(&[out.to_owned()]) {
         Err(Error::NoVolumes { .. }) => return Ok(()),
         other => other?,
     };
     for path in there {
-        if Volume::open(&path).is_ok_and(|volume| volume.head.bundle == layout.id) {
+        let is_ours = match Volume::open(&path) {
+            Ok(volume) => volume.head.bundle == layout.id,
+            Err(Error::Newer { .. }) => false,
+            Err(_) => layout.volumes.iter().any(|volume| path.file_name().is_some_and(|name| *name == *volume.name)),
+        };
+        if is_ours {
             continue;
         }
         return Err(Error::Occupied { path: out.to_owned() });

@@ -12,6 +12,7 @@
 //! coding: it must be told what is lost. The signed hashes tell that. Nothing is believed that has another hash than
 //! the head says, what was brought back included.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::document::{DOCUMENT_LIMIT, FORMAT};
 use crate::key::Trusted;
 use crate::pack::PackedVolume;
-use crate::volume::CHUNK;
+use crate::volume::{CHUNK, Volume};
 use crate::{Error, PublicKey, Result, SecretKey, Signature, tar, volumes_below};
 
 /// The name of a parity file's head.
@@ -292,13 +293,32 @@ impl Parity {
         Ok(Self { path: path.to_owned(), file, head, key })
     }
 
-    /// Those of one bundle among these paths, and in the folders among them, as far as they can be read.
-    pub(crate) fn open_below(paths: &[PathBuf]) -> Result<Vec<Self>> {
-        let read = |path: PathBuf| Self::read(&path, File::open(&path).ok()?).ok();
-        let mut parities: Vec<Self> = parities_below(paths)?.into_iter().filter_map(read).collect();
-        let bundle = parities.first().map(Self::bundle);
-        parities.retain(|parity| Some(parity.bundle()) == bundle);
-        Ok(parities)
+    /// Those of one bundle among these paths, and in the folders among them, as far as they can be read and a trusted
+    /// key has signed them. Of which bundle, where nobody says: of the first that needs no volume any more, or the first.
+    pub(crate) fn open_below(
+        paths: &[PathBuf],
+        bundle: Option<Digest>,
+        trusted: &[Trusted],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Self>> {
+        let mut bundles: BTreeMap<Digest, Vec<Self>> = BTreeMap::new();
+        for path in parities_below(paths)? {
+            let file = File::open(&path).map_err(Error::io(&path));
+            let read = file.and_then(|file| Self::read(&path, file));
+            match read.and_then(|parity| parity.check_trust(trusted).map(|()| parity)) {
+                Ok(parity) => bundles.entry(parity.bundle()).or_default().push(parity),
+                Err(error) => progress.warn(&format!("it covers nothing: {error}")),
+            }
+        }
+        let is_enough = |parities: &Vec<Self>| parities.first().is_some_and(|one| one.volumes() <= parities.len());
+        let alone = || bundles.iter().find(|(_, parities)| is_enough(parities)).or(bundles.iter().next());
+        let bundle = bundle.or_else(|| alone().map(|(bundle, _)| *bundle));
+        Ok(bundle.and_then(|bundle| bundles.remove(&bundle)).unwrap_or_default())
+    }
+
+    /// Who signed it.
+    pub(crate) fn key(&self) -> &PublicKey {
+        &self.key
     }
 
     /// As [`crate::Volume::check_trust`].
@@ -361,18 +381,27 @@ fn parities_below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The volumes below these paths; none where there is nothing but parity.
+pub(crate) fn volumes_or_parity(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    match volumes_below(paths) {
+        Err(Error::NoVolumes { .. }) if !parities_below(paths)?.is_empty() => Ok(Vec::new()),
+        other => other,
+    }
+}
+
 /// Brings back, in the folder `into`, every volume below `paths` that is missing or is not what was packed.
 ///
 /// # Errors
 /// [`Error::Parity`] when there is too little left, [`Error::Untrusted`] when others made what is left.
 pub fn repair(paths: &[PathBuf], trusted: &[Trusted], into: &Path, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
-    let parities = Parity::open_below(paths)?;
-    parities.iter().try_for_each(|parity| parity.check_trust(trusted))?;
     let mut files = Vec::new();
-    for path in volumes_below(paths)? {
+    let mut bundle = None;
+    for path in volumes_or_parity(paths)? {
         let file = File::open(&path).map_err(Error::io(&path))?;
+        bundle = bundle.or_else(|| Some(Volume::read_head(&path, file.try_clone().ok()?).ok()?.head.bundle));
         files.push((path, file));
     }
+    let parities = Parity::open_below(paths, bundle, trusted, progress)?;
     let files: Vec<(&Path, &File)> = files.iter().map(|(path, file)| (path.as_path(), file)).collect();
     rebuild(&files, &parities, into, progress)
 }

@@ -14,7 +14,7 @@ use crate::lines::Lines;
 use crate::medium::{Medium, Past};
 use crate::parity::{self, Parity};
 use crate::tree::Tree;
-use crate::volume::{Volume, volumes_below};
+use crate::volume::Volume;
 use crate::{Error, Plan, Receipt, Result, plan, volume_name, words};
 
 /// What was proven, and what was not.
@@ -86,7 +86,7 @@ pub async fn verify_for(
     receipt: Option<Receipt>,
     progress: Arc<dyn Progress>,
 ) -> Result<Verified> {
-    let (given, paths, trusted) = (paths.to_vec(), volumes_below(paths)?, trusted.to_vec());
+    let (given, paths, trusted) = (paths.to_vec(), parity::volumes_or_parity(paths)?, trusted.to_vec());
     let work = move || {
         let mut verified = verify_volumes(&paths, &trusted, receipt.as_ref(), progress.as_ref())?;
         verify_parity(&given, &trusted, progress.as_ref(), &mut verified)?;
@@ -148,12 +148,17 @@ fn verify_parity(
     progress: &dyn Progress,
     verified: &mut Verified,
 ) -> Result<()> {
-    let parities = Parity::open_below(given)?;
+    let bundle = Digest::from_hex(&verified.id).ok();
+    let parities = Parity::open_below(given, bundle, trusted, progress)?;
     let Some(first) = parities.first() else { return Ok(()) };
-    if first.bundle().hex() != verified.id {
-        return Ok(());
+    if bundle.is_none() {
+        verified.id = first.bundle().hex();
+        verified.words = words(&first.bundle());
+        verified.fingerprint = first.key().fingerprint();
+        verified.trusted = (!trusted.is_empty()).then_some(true);
+        verified.volumes = (first.volumes(), 0);
+        verified.missing.push(format!("all of its {} volumes", first.volumes()));
     }
-    parities.iter().try_for_each(|parity| parity.check_trust(trusted))?;
     let (of, _) = verified.volumes;
     let whole = parity::whole(first, &parities, progress).len();
     verified.parity = (of.saturating_sub(verified.sound), whole);

@@ -18,6 +18,7 @@ use artifact::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::document::{Assumed, DOCUMENT_LIMIT};
+use crate::pack::{sync_folder, write_beside};
 use crate::{Error, Result};
 
 const FIRST: &str = "# naru want-list 1";
@@ -82,13 +83,12 @@ impl WantList {
         text
     }
 
-    /// Writes it where its reader will look for it, whole or not at all.
+    /// Writes it where its reader will look for it, durably, whole or not at all.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let folder = path.parent().unwrap_or(path);
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let partial = path.with_extension("partial");
-        std::fs::write(&partial, self.to_text()).map_err(Error::io(&partial))?;
-        std::fs::rename(&partial, path).map_err(Error::io(path))
+        write_beside(path, self.to_text().as_bytes())?;
+        sync_folder(folder)
     }
 
     /// Reads a want-list.

@@ -217,6 +217,28 @@ async fn a_store_that_rots_is_noticed_before_it_is_carried() {
 }
 
 #[tokio::test]
+async fn a_damaged_volume_is_written_again_and_a_strange_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(&folder.path().join("outside")).await;
+    let out = folder.path().join("made/for/this");
+    let pack = async |only| {
+        let options = PackOptions { only, ..options(&out, Some(10 << 20)) };
+        bundle::pack(&store, &Selection::All, options, Arc::new(Silent)).await
+    };
+    let packed = pack(None).await.unwrap();
+    // Its head can be read no more: it does not even tell which bundle it is of.
+    flip(&packed.volumes[1].path, 600);
+    let again = pack(Some(2..=2)).await.unwrap();
+    assert_eq!(again.volumes, [packed.volumes[1].clone()]);
+    assert!(bundle::verify(std::slice::from_ref(&out), &[], Arc::new(Silent)).await.unwrap().is_whole());
+    // Under a name that is none of ours it is somebody's.
+    std::fs::copy(&packed.volumes[0].path, out.join("another.tar")).unwrap();
+    flip(&out.join("another.tar"), 600);
+    let refused = pack(Some(2..=2)).await.unwrap_err();
+    assert!(matches!(refused, Error::Occupied { .. }), "{refused}");
+}
+
+#[tokio::test]
 async fn a_clock_that_was_ahead_pins_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let files = Repository::files("dl.k8s.io");

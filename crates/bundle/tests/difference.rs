@@ -348,3 +348,113 @@ async fn parity_finishes_what_was_begun() {
     assert_eq!(loaded.rebuilt, [2]);
     assert!(site.documents("pieces/").await.unwrap().is_empty());
 }
+
+/// A volume's members by name: where they begin.
+fn places(volume: &Path) -> Vec<(String, u64)> {
+    let read = bundle::Volume::open(volume).unwrap();
+    read.head.members.into_iter().map(|member| (member.name, member.offset)).collect()
+}
+
+fn hurt(volume: &Path, at: u64) {
+    let mut bytes = std::fs::read(volume).unwrap();
+    bytes[usize::try_from(at).unwrap()] ^= 1;
+    std::fs::write(volume, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_is_named_and_sent_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (outside, site) = (store(folder, "outside").await, store(folder, "site").await);
+    let digest = image(&outside, "app", 1, &[b"app"]).await;
+    let path = volume(&pack(&outside, &folder.join("medium"), Vec::new()).await);
+    let (name, at) = places(&path).into_iter().find(|(name, _)| name.starts_with("manifests/")).unwrap();
+    hurt(&path, at);
+    let loaded = load(&site, &path).await.remove(0);
+    assert!(loaded.damage.len() == 1 && loaded.damage[0].contains(&name), "{:?}", loaded.damage);
+    let pending = loaded.pending.unwrap();
+    assert!(pending.missing[0].contains("volume 1 (naru-0001): 1 members"), "{pending:?}");
+    let want = WantList::read(&loaded.want.unwrap()).unwrap();
+    assert_eq!(
+        want.things.iter().map(|(digest, wanting)| (*digest, wanting.manifest)).collect::<Vec<_>>(),
+        [(digest, true)]
+    );
+    let options =
+        PackOptions { out: folder.join("wanted"), suffix: ".tar".into(), want: Some(want), ..PackOptions::default() };
+    let wanted = bundle::pack(&outside, &Selection::All, options, Arc::new(Silent)).await.unwrap();
+    assert!(load(&site, &volume(&wanted)).await.iter().all(|loaded| loaded.pending.is_none()));
+    assert!(site.entry(&Repository::image("a.io", "app"), "1").await.unwrap().is_some());
+}
+
+/// A stick and its copy, each with another bad spot.
+#[tokio::test]
+async fn what_is_damaged_in_one_copy_comes_from_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let outside = store(folder, "outside").await;
+    let (large, small) = (noise(1, 26 << 20), noise(2, 3 << 20));
+    image(&outside, "large", 1, &[&large, &small]).await;
+    let out = folder.join("medium");
+    let options = PackOptions { out, suffix: ".tar".into(), volume_size: Some(10 << 20), ..PackOptions::default() };
+    let packed = bundle::pack(&outside, &Selection::All, options, Arc::new(Silent)).await.unwrap();
+    let (one, other) = (folder.join("one"), folder.join("other"));
+    let mut copies = Vec::new();
+    for volume in &packed.volumes {
+        let name = volume.path.file_name().unwrap();
+        for copy in [&one, &other] {
+            std::fs::create_dir_all(copy).unwrap();
+            std::fs::copy(&volume.path, copy.join(name)).unwrap();
+            copies.push(copy.join(name));
+        }
+        // Every blob and piece is wrong in one of them, by turns.
+        let mut turn = [&one, &other].into_iter().cycle();
+        for (name_inside, at) in places(&volume.path) {
+            if name_inside.starts_with("blobs/") || name_inside.starts_with("parts/") {
+                hurt(&turn.next().unwrap().join(name), at + 1);
+            }
+        }
+    }
+    copies.sort();
+    let site = store(folder, "site").await;
+    let files = copies.iter().map(|path| (path.clone(), File::open(path).unwrap())).collect();
+    let loaded = bundle::load(&site, files, &LoadOptions::default(), Arc::new(Silent)).await.unwrap().remove(0);
+    assert!(loaded.pending.is_none() && loaded.damage.is_empty(), "{loaded:?}");
+    assert!(site.entry(&Repository::image("a.io", "large"), "1").await.unwrap().is_some());
+    assert!(site.fsck(false, Arc::new(Silent)).await.unwrap().findings.is_empty());
+}
+
+/// As many parity files as volumes, and not one volume left.
+#[tokio::test]
+async fn parity_alone_is_enough_where_there_is_enough_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let outside = store(folder, "outside").await;
+    image(&outside, "app", 1, &[b"app"]).await;
+    let out = folder.join("medium");
+    let options = PackOptions { out: out.clone(), suffix: ".tar".into(), parity: 1, ..PackOptions::default() };
+    let packed = bundle::pack(&outside, &Selection::All, options, Arc::new(Silent)).await.unwrap();
+    let kept = std::fs::read(&packed.volumes[0].path).unwrap();
+    std::fs::remove_file(&packed.volumes[0].path).unwrap();
+    // A stranger's parity lies beside it, and comes first by its name.
+    let stranger = store(folder, "stranger").await;
+    image(&stranger, "other", 1, &[b"other"]).await;
+    let options =
+        PackOptions { out: folder.join("theirs"), suffix: ".tar".into(), parity: 1, ..PackOptions::default() };
+    let theirs = bundle::pack(&stranger, &Selection::All, options, Arc::new(Silent)).await.unwrap();
+    std::fs::copy(&theirs.parity[0].path, out.join("a.tar")).unwrap();
+    let site = store(folder, "site").await;
+    let key = bundle::PublicKey::parse(&packed.public_key, "theirs").unwrap();
+    bundle::key::trust(&site, &key, "ours").await.unwrap();
+    let loaded = load_all(&site, &out).await;
+    assert!(loaded.pending.is_none() && loaded.damage.is_empty(), "{loaded:?}");
+    assert_eq!((loaded.rebuilt.as_slice(), &loaded.fingerprint), ([1].as_slice(), &packed.fingerprint));
+    assert!(loaded.trusted.is_some());
+    assert!(site.entry(&Repository::image("a.io", "app"), "1").await.unwrap().is_some());
+
+    let trusted = bundle::key::trusted(&site).await.unwrap();
+    let verified = bundle::verify(std::slice::from_ref(&out), &trusted, Arc::new(Silent)).await.unwrap();
+    assert!(!verified.is_whole() && verified.is_covered() && verified.parity == (1, 1), "{verified:?}");
+    assert_eq!(verified.id, packed.id.hex());
+    bundle::repair(std::slice::from_ref(&out), &trusted, &folder.join("back"), &Silent).unwrap();
+    assert!(std::fs::read(folder.join("back/naru-0001.tar")).unwrap() == kept);
+}
