@@ -206,3 +206,56 @@ fn a_diode_brings_volumes_as_it_likes() {
         Ok(())
     });
 }
+
+/// The largest file below a folder.
+fn largest(folder: &Path) -> Result<PathBuf> {
+    let (mut largest, mut open) = ((0, PathBuf::new()), vec![folder.to_owned()]);
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            match entry.metadata()? {
+                metadata if metadata.is_dir() => open.push(entry.path()),
+                metadata => largest = largest.max((metadata.len(), entry.path())),
+            }
+        }
+    }
+    Ok(largest.1)
+}
+
+/// What a volume's bad spot took is sent for, fetched, and comes in another bundle: the watch hears that both are whole.
+#[test]
+fn what_is_wanted_finishes_what_came_damaged() {
+    journey("what_is_wanted_finishes_what_came_damaged", NEEDS, |folder| {
+        let collected = Collected::new(folder)?;
+        let (outside, site) = (&collected.outside, Naru::new(folder, "site")?);
+        let images = collected.collect(&["one"])?;
+        let bundle = folder.join("bundle");
+        outside.ok(["pack", "-o", text(&bundle)?])?;
+        let diode = folder.make("diode")?;
+        let serving = site.serve(&[])?;
+        let mut command = site.command(["load", "--watch", text(&diode)?, "--until-whole"]);
+        let mut watch = Daemon::start(&mut command, &folder.join("watch.log"))?;
+        let mut bytes = fs::read(bundle.join("naru-0001.tar"))?;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(diode.join("naru-0001.tar"), bytes)?;
+        watch.wait_for("the damage is named", |said| {
+            (said.contains("DAMAGED") && said.contains("that no volume will bring")).then_some(())
+        })?;
+        let want = fs::read_dir(site.store().join("want"))?.next().context("a want-list")??.path();
+        // The collecting side has lost it as well.
+        fs::remove_file(largest(&outside.store().join("blobs"))?)?;
+        let told = said(outside, &["pull", "--want", text(&want)?])?;
+        ensure!(told.contains("1 blobs fetched"), "{told}");
+        let wanted = folder.join("wanted");
+        outside.ok(["pack", "-o", text(&wanted)?, "--want", text(&want)?])?;
+        fs::copy(wanted.join("naru-0001.tar"), diode.join("wanted.tar"))?;
+        let status = watch.wait()?;
+        ensure!(status.success(), "{status}\n{}", watch.said());
+        serving.holds(&collected.repository("one"), &images[0])?;
+        ensure!(!want.exists(), "the want-list is done with");
+        drop(serving);
+        site.ok(["fsck"])?;
+        Ok(())
+    });
+}

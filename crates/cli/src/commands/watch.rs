@@ -7,16 +7,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use artifact::Digest;
+use artifact::{Digest, Progress};
 use bundle::Arrival;
+use serde_json::Value;
 
 use super::{Context, by_who_holds_it, load};
 use crate::exit::Exit;
 use crate::failure::{Failure, Report};
-use crate::terminal::Speaker;
+use crate::terminal::{Speaker, Voice};
 
 /// How often the folder is looked at. Whoever copies writes in that time, or the file's time stays as it is.
 const POLL: Duration = Duration::from_secs(1);
@@ -123,16 +125,16 @@ async fn take(
 ) -> anyhow::Result<bool> {
     if let Some(volume) = arrival.volume {
         voice.say(&format!("{} has come: volume {volume} of {}", path.display(), arrival.of));
-        let is_whole = match load_these(request, vec![path.to_owned()], context, voice).await? {
-            Taken::Whole => true,
-            Taken::Partly => false,
+        let heard = match load_these(request, vec![path.to_owned()], context, voice).await? {
+            Taken::Loaded(heard) => heard,
             Taken::Refused => return Ok(true),
             Taken::Later => return Ok(false),
         };
         // Only now: a stranger's volume may say that it is of any bundle.
         let bundle = bundles.entry(arrival.bundle).or_default();
-        (bundle.of, bundle.is_whole) = (arrival.of, is_whole);
+        bundle.of = arrival.of;
         bundle.volumes.insert(volume, path.to_owned());
+        note(bundles, heard);
     } else {
         voice.say(&format!("{} has come: parity", path.display()));
         bundles.entry(arrival.bundle).or_default().parity.insert(path.to_owned());
@@ -144,15 +146,26 @@ async fn take(
     let is_enough = !bundle.parity.is_empty() && there.len() + bundle.parity.len() >= bundle.of.max(1);
     if !bundle.is_whole && is_enough && !there.is_empty() {
         let batch = there.into_iter().chain(bundle.parity.iter().cloned()).collect();
-        bundle.is_whole = matches!(load_these(request, batch, context, voice).await?, Taken::Whole);
+        if let Taken::Loaded(heard) = load_these(request, batch, context, voice).await? {
+            note(bundles, heard);
+        }
     }
     Ok(true)
 }
 
+/// Keeps what a load said: it may have finished another bundle than that whose volume came.
+fn note(bundles: &mut BTreeMap<Digest, Bundle>, heard: BTreeMap<Digest, bool>) {
+    for (id, is_whole) in heard {
+        if let Some(bundle) = bundles.get_mut(&id) {
+            bundle.is_whole = is_whole;
+        }
+    }
+}
+
 /// What became of files.
 enum Taken {
-    Whole,
-    Partly,
+    /// What the load said of bundles: whether each is whole now.
+    Loaded(BTreeMap<Digest, bool>),
     /// They are another's, or damaged; said.
     Refused,
     /// The store was held by another command.
@@ -166,13 +179,14 @@ async fn load_these(
     context: &Context,
     voice: &Speaker,
 ) -> anyhow::Result<Taken> {
+    let listening = Arc::new(Listening { voice: Arc::clone(voice), heard: Mutex::default() });
+    let speaker: Speaker = listening.clone();
     let loaded = async {
         let (work, open) = load::order(&request.of(files.clone()))?;
-        by_who_holds_it(work, open, context, voice).await
+        by_who_holds_it(work, open, context, &speaker).await
     };
     let error = match loaded.await {
-        Ok(Exit::Done) => return Ok(Taken::Whole),
-        Ok(_) => return Ok(Taken::Partly),
+        Ok(_) => return Ok(Taken::Loaded(std::mem::take(&mut *listening.lock()))),
         Err(error) => error,
     };
     let Some(report) = Report::of(&error) else { return Err(error) };
@@ -191,5 +205,49 @@ async fn load_these(
             Ok(Taken::Refused)
         }
         _ => Err(error),
+    }
+}
+
+/// Passes on what is said, and hears which bundles are whole.
+struct Listening {
+    voice: Speaker,
+    heard: Mutex<BTreeMap<Digest, bool>>,
+}
+
+impl Listening {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, bool>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Voice for Listening {
+    fn answer(&self, text: &str, value: &Value) -> anyhow::Result<()> {
+        let of = |key: &str| value.get(key).and_then(Value::as_str);
+        if let (Some("load"), Some(Ok(id))) = (of("done"), of("bundle").map(Digest::from_hex)) {
+            self.lock().insert(id, value.get("pending").is_none_or(Value::is_null));
+        }
+        self.voice.answer(text, value)
+    }
+
+    fn by(&self) -> String {
+        self.voice.by()
+    }
+}
+
+impl Progress for Listening {
+    fn say(&self, line: &str) {
+        self.voice.say(line);
+    }
+    fn warn(&self, line: &str) {
+        self.voice.warn(line);
+    }
+    fn begin(&self, phase: &str, total: u64) {
+        self.voice.begin(phase, total);
+    }
+    fn advance(&self, bytes: u64) {
+        self.voice.advance(bytes);
+    }
+    fn end(&self) {
+        self.voice.end();
     }
 }
