@@ -10,9 +10,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use journeys::image::{Family, Image, application, large};
+use journeys::image::{Family, Image, application, digest_of, large};
 use journeys::{
-    Daemon, Disk, Fault, Faulty, Folder, Naru, Need, Outcome, Random, Recording, Registry, find, journey, run,
+    Daemon, Disk, Fault, Faulty, Folder, Naru, Need, Outcome, Random, Recording, Registry, Serving, find, http,
+    journey, run,
 };
 use rustix::process::Signal;
 
@@ -192,6 +193,66 @@ fn a_disk_that_is_full_in_the_middle_is_said() {
     });
 }
 
+/// Uploads bytes in one request; the status.
+fn upload(serving: &Serving, token: &str, bytes: &[u8]) -> Result<u16> {
+    let digest = digest_of(bytes);
+    let url = serving.url(&format!("/v2/team/app/blobs/uploads/?digest={digest}"));
+    let user = format!("anyone:{token}");
+    let header = "Content-Type: application/octet-stream";
+    Ok(http::request(&url, &["--request", "POST", "--user", &user, "--header", header], Some(bytes))?.status)
+}
+
+#[test]
+fn a_server_whose_disk_was_full_takes_pushes_again() {
+    journey("a_server_whose_disk_was_full_takes_pushes_again", &[Need::Root], |folder| {
+        let site = Naru::new(folder, "site")?;
+        let place = site.store().to_str().context("a path of our own")?.to_owned();
+        std::fs::create_dir_all(&place)?;
+        run("mount", ["-t", "tmpfs", "-o", "size=24M", "small", &place])?;
+        let serving = site.serve(&[])?;
+        let token = std::fs::read_to_string(site.store().join("admin.token"))?.trim().to_owned();
+        ensure!(upload(&serving, &token, b"before")? == 201);
+        let filler = site.store().join("filler");
+        let mut number = 0_u32;
+        let push = |number: u32| upload(&serving, &token, &number.to_be_bytes());
+        // What is left is used up by files one time, and by the catalog's log another.
+        for slack in [0, 30_000, 50_000, 70_000, 110_000, 150_000, 210_000] {
+            let mut file = std::fs::File::create(&filler)?;
+            let mut piece = 24 << 20;
+            while piece >= 4096 {
+                if std::io::Write::write_all(&mut file, &vec![0; piece]).is_err() {
+                    piece /= 2;
+                }
+            }
+            file.set_len(file.metadata()?.len() - slack)?;
+            drop(file);
+            let first = number;
+            let mut refused = 0;
+            while refused < 20 {
+                match push(number)? {
+                    201 => {}
+                    507 => refused += 1,
+                    other => bail!("{slack}: {number}: {other}"),
+                }
+                number += 1;
+                ensure!(number - first < 2000, "it was never full");
+            }
+            std::fs::remove_file(&filler)?;
+            eprintln!("{slack}: {} pushed, 20 refused", number - first - 20);
+            for number in first..number {
+                let status = push(number)?;
+                ensure!(status == 201, "{slack}: {number}: {status}");
+            }
+        }
+        // Also what changes the catalog by itself.
+        site.ok(["token", "new"])?;
+        drop(serving);
+        site.ok(["fsck"])?;
+        run("umount", [&place])?;
+        Ok(())
+    });
+}
+
 #[test]
 fn a_disk_that_takes_no_large_file_is_said() {
     let needs = [NEEDS, &[Need::Program("prlimit")]].concat();
@@ -268,7 +329,8 @@ fn an_end_in_every_phase_is_an_end() {
                     _ => bail!("{arguments:?}: {status}: {}", process.said()),
                 }
                 ensure!(!process.said().contains("panicked at"), "{}", process.said());
-                if site.store().exists() {
+                // One that ended while it made the store's folders has made no store.
+                if site.store().join("naru.db").exists() {
                     site.ok(["fsck"])?;
                 }
             }

@@ -127,3 +127,86 @@ fn two_servers_have_one_authority_and_exchange_it_while_clients_pull() {
         pull(&again, &trusted, &path)
     });
 }
+
+/// Commands that come all at once to the server that holds the store are all answered, and it goes on answering.
+#[test]
+fn nobody_waits_for_ever_for_the_server() {
+    journey("nobody_waits_for_ever_for_the_server", &[], |folder| {
+        let site = Naru::new(folder, "site")?;
+        let serving = site.serve(&[])?;
+        for _ in 0..3 {
+            std::thread::scope(|scope| {
+                let one = |verbs: &'static [&'static str]| {
+                    let site = &site;
+                    scope.spawn(move || {
+                        let mut command = Command::new(find("timeout").context("timeout is not here")?);
+                        command.arg("60").arg(journeys::binary()?).arg("--store").arg(site.store()).args(verbs);
+                        Outcome::of(&mut command)?.ok(&verbs.join(" ")).map(drop)
+                    })
+                };
+                let calls: Vec<_> = (0..6).flat_map(|_| [one(&["key", "ls"]), one(&["token", "new"])]).collect();
+                calls.into_iter().try_for_each(|call| match call.join() {
+                    Ok(outcome) => outcome,
+                    Err(_) => anyhow::bail!("a thread ended early"),
+                })
+            })?;
+        }
+        // The last token is the one that counts, at once.
+        let token = site.ok(["token", "new"])?.stdout.trim().to_owned();
+        let user = format!("anyone:{token}");
+        let url = serving.url("/v2/app/blobs/uploads/");
+        let answer = http::request(&url, &["--request", "POST", "--user", &user], Some(b""))?;
+        ensure!(answer.status == 202, "{}: {}", answer.status, answer.text());
+        Ok(())
+    });
+}
+
+/// What somebody relies on is not given up unasked, and what fails leaves nothing that is in the way.
+#[test]
+fn an_import_gives_up_no_key_unasked() {
+    journey("an_import_gives_up_no_key_unasked", &[], |folder| {
+        let (one, two) = (Naru::new(folder, "one")?, Naru::new(folder, "two")?);
+        // The first has packed, and was never served; nothing secret is to be had of it yet.
+        folder.write("one/a.txt", "a")?;
+        one.list("files:\n- path: ./a.txt\n")?;
+        one.pack(&folder.join("bundle"), &[])?;
+        let secret = folder.join("secret.json");
+        let export = ["key".as_ref(), "export".as_ref(), "--secret".as_ref(), secret.as_os_str()];
+        ensure!(!one.run(export)?.status.success() && !secret.exists(), "an empty file is in the way");
+        drop(two.serve(&[])?);
+        folder.write("two/b.txt", "b")?;
+        two.list("files:\n- path: ./b.txt\n")?;
+        two.pack(&folder.join("other"), &[])?;
+        two.ok(export)?;
+        let own = one.ok(["key", "export"])?.stdout;
+        let import = ["key".as_ref(), "import".as_ref(), secret.as_os_str()];
+        let refused = one.run(import)?;
+        ensure!(!refused.status.success() && refused.stderr.contains("signs with a key of its own"), "{refused:?}");
+        ensure!(one.ok(["key", "export"])?.stdout == own, "it was given up all the same");
+        ensure!(!one.ok(["key", "ls"])?.stdout.contains("ca  "), "half of it was taken");
+        one.ok(import.into_iter().chain(["--force".as_ref()]))?;
+        ensure!(one.ok(["key", "export"])?.stdout != own, "it was not given up");
+        Ok(())
+    });
+}
+
+/// A server whose certificate was given to it sets clients up too.
+#[test]
+fn a_given_certificate_sets_clients_up() {
+    journey("a_given_certificate_sets_clients_up", &[Need::Program("openssl")], |folder| {
+        let (certificate, key) = (folder.join("leaf.crt"), folder.join("leaf.key"));
+        let mut openssl = Command::new(find("openssl").context("openssl is not here")?);
+        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+        openssl.args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-out"]).arg(&certificate);
+        Outcome::of(openssl.arg("-keyout").arg(&key))?.ok("openssl")?;
+        let site = Naru::new(folder, "site")?;
+        let text = |path: &Path| path.to_str().map(str::to_owned).context("a path of our own");
+        let serving = site.serve(&["--cert", &text(&certificate)?, "--key", &text(&key)?])?;
+        let server = format!("https://{}", serving.address());
+        for client in ["containerd", "docker", "podman"] {
+            let said = site.ok(["setup", client, "--server", &server])?;
+            ensure!(said.stdout.contains(serving.address()), "{said:?}");
+        }
+        Ok(())
+    });
+}

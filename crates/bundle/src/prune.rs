@@ -1,11 +1,12 @@
 //! Prune: what the store has of its upstreams and the bundles that were just loaded have not.
 //!
 //! A load adds and moves, and removes nothing by itself: whoever gives one of several bundles does not mean that the
-//! others' things should go. Local repositories are this side's own, and never part of it.
+//! others' things should go. Local repositories are this side's own, and so is what was pushed here under an upstream's
+//! name: neither is ever part of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use artifact::{Entry, Repository};
+use artifact::{Entry, Repository, Trust};
 use store::Store;
 
 use crate::Result;
@@ -32,7 +33,9 @@ pub async fn stale(store: &Store, held: &Names) -> Result<Vec<(Repository, Entry
                 let Some(entry) = entries.last() else { break };
                 after.clone_from(&entry.name);
                 let names = held.get(&repository);
-                let gone = entries.into_iter().filter(|entry| !names.is_some_and(|names| names.contains(&entry.name)));
+                let gone = entries.into_iter().filter(|entry| {
+                    entry.trust != Trust::Local && !names.is_some_and(|names| names.contains(&entry.name))
+                });
                 stale.extend(gone.map(|entry| (repository.clone(), entry)));
             }
         }

@@ -5,10 +5,10 @@
 //! short-lived token that says who. Tokens carry no rights: those are asked of the *resolved* repository, at each
 //! request, since a client's scope names no upstream.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use artifact::Digest;
@@ -199,6 +199,9 @@ pub(crate) fn may_carry(peer: &Peer, settings: &Settings) -> Result<(), Refusal>
 /// # Errors
 /// When the store refuses or the file `admin.token` cannot be written.
 pub async fn renew_admin_token(store: &Store) -> Result<String> {
+    // Two at once: the file and the store must come to have the same.
+    static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _one = ONE.lock().await;
     let token = new_token()?;
     write_token(store.folder(), &token)?;
     store.set_document(ADMIN_DOCUMENT, Some(Digest::of(token.as_bytes()).as_bytes())).await?;
@@ -214,12 +217,23 @@ fn new_token() -> Result<String> {
 
 fn write_token(folder: &Path, token: &str) -> Result<()> {
     let path = folder.join("admin.token");
+    let partial = folder.join("admin.token.partial");
     let failed = |source| Error::Io { path: path.clone(), source };
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).map_err(failed)?;
-    // One that was there may have been laxer.
-    fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
-    writeln!(file, "{token}").and_then(|()| file.sync_all()).map_err(failed)
+    let write = || {
+        // One that a run left which was cut short may be another's.
+        let _ = fs::remove_file(&partial);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+        writeln!(file, "{token}")?;
+        file.sync_all()?;
+        let owner = fs::metadata(folder)?;
+        if fs::metadata(&partial)?.uid() != owner.uid() {
+            // Root looks after a store that is another user's: its server must read and replace it.
+            std::os::unix::fs::chown(&partial, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        fs::rename(&partial, &path)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    write().map_err(failed)
 }
 
 #[cfg(test)]

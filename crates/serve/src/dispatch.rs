@@ -79,9 +79,9 @@ async fn identified(
     // The warm path: what was asked in these words before, by who may do as much, is in memory.
     let key = (reading && caller.may_read(&settings)).then(|| {
         let mut key = String::with_capacity(160);
-        // Whoever may write is answered otherwise than who only reads.
+        // Whoever may write is answered otherwise than who only reads: by a mark that no header can hold.
         if caller == Caller::Admin {
-            key.push_str("admin ");
+            key.push('\u{1}');
         }
         let _ = write!(key, "{} {}", host.unwrap_or_default(), head.uri);
         key

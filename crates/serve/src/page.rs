@@ -161,11 +161,18 @@ async fn overview(call: &Call<'_>, text: &mut String) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The server's address as this client reached it.
+/// The server's address as this client reached it. On the port that is plain alone, it is the other one's.
 pub(crate) fn base_url(call: &Call<'_>) -> String {
     let host = call.headers.get(http::header::HOST).and_then(|value| value.to_str().ok());
     let host = host.filter(|host| artifact::normalise_host(host).is_some());
     let host = host.map_or_else(|| call.peer.local.to_string(), str::to_owned);
+    let plain = call.site.addresses.plain.map(|plain| plain.port());
+    if plain == Some(call.peer.local.port()) {
+        let main = call.site.addresses.main.port();
+        let name =
+            host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(&*host, |(name, _)| name);
+        return format!("https://{name}:{main}");
+    }
     format!("https://{host}")
 }
 

@@ -131,6 +131,9 @@ impl From<store::Error> for Refusal {
                 "MANIFEST_BLOB_UNKNOWN",
                 format!("{repository} has no {digest}; push it there first"),
             ),
+            store::Error::Incomplete { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN", error.to_string())
+            }
             store::Error::Manifest { source, .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", source.to_string())
             }

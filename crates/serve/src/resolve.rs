@@ -50,7 +50,8 @@ pub(crate) async fn to_read(site: &Site, asked: &Asked, sought: Sought<'_>) -> R
     Ok(Meant { repository, namespace: None })
 }
 
-/// For what writes: by rule 1 or 3, else local.
+/// For what writes: by rule 1 or 3, else local. Of rule 3 the host need not be known yet: what was pushed must not come
+/// to mean another repository when it is.
 pub(crate) async fn to_write(site: &Site, asked: &Asked) -> Result<Meant, Refusal> {
     let (settings, known) = (site.settings(), site.known().await?);
     if let Some(host) = asked.ns.clone().map(|ns| settings.unalias(ns)) {
@@ -60,7 +61,7 @@ pub(crate) async fn to_write(site: &Site, asked: &Asked) -> Result<Meant, Refusa
         }
         return Ok(Meant { repository: Repository::image(&host, name), namespace: Some(host) });
     }
-    let repository = match by_path(asked, &settings, &known) {
+    let repository = match by_path(asked, &settings, &known).or_else(|| by_written_host(asked, &settings)) {
         Some(repository) => repository,
         None => Repository::image("", asked.name.clone().ok_or_else(|| Refusal::name(&asked.written))?),
     };
@@ -127,6 +128,13 @@ fn by_path(asked: &Asked, settings: &Settings, known: &Known) -> Option<Reposito
     let (first, rest) = asked.hosted.as_ref()?;
     let host = settings.unalias(first.clone());
     known.images.contains(&host).then(|| Repository::image(&host, official(&host, rest.clone())))
+}
+
+/// A first segment that can be nothing but a host: with a dot or a port in it.
+fn by_written_host(asked: &Asked, settings: &Settings) -> Option<Repository> {
+    let (first, rest) = asked.hosted.as_ref().filter(|(first, _)| first.contains(['.', ':']))?;
+    let host = settings.unalias(first.clone());
+    Some(Repository::image(&host, official(&host, rest.clone())))
 }
 
 async fn has(site: &Site, repository: &Repository, sought: Sought<'_>) -> Result<bool, Refusal> {

@@ -77,7 +77,7 @@ pub(crate) fn new_key(digest: &Digest, sum: u64) -> String {
 }
 
 /// Where the bytes of a key are.
-fn place(folder: &Path, key: &str) -> PathBuf {
+pub(crate) fn place(folder: &Path, key: &str) -> PathBuf {
     folder.join("blobs").join(key)
 }
 

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use artifact::{Digest, Entry, Repository, valid_path, valid_tag};
 use bytes::Bytes;
-use sqlx::{Sqlite, SqliteConnection, Transaction};
+use sqlx::SqliteConnection;
 
 use crate::{Error, NewBlob, Result, Store, blobs};
 
@@ -168,15 +168,26 @@ impl Store {
     /// Makes a change true, all of it or nothing. When this returns, it survives a power cut.
     pub async fn apply(&self, change: Change) -> Result<Applied> {
         self.may_write()?;
-        let changed = self.inner.catalog.commit(change).await?;
-        for path in changed.leftovers {
+        self.inner.catalog.commit(change).await
+    }
+}
+
+impl Changed {
+    /// Whether there are files that nothing names any more.
+    pub(crate) fn leaves_files(&self) -> bool {
+        !self.copies.is_empty() || !self.leftovers.is_empty()
+    }
+
+    /// Removes the files that nothing names any more, now that the change is true. Blocking.
+    pub(crate) fn clear(self, folder: &Path) -> Applied {
+        for path in self.leftovers {
             let _ = std::fs::remove_file(path);
         }
-        for key in changed.copies {
-            // Nothing names it any more: somebody else brought the same bytes first, or these were damaged.
-            let _ = std::fs::remove_file(self.path_of(&key));
+        for key in self.copies {
+            // Somebody else brought the same bytes first, or these were damaged.
+            let _ = std::fs::remove_file(blobs::place(folder, &key));
         }
-        Ok(changed.applied)
+        self.applied
     }
 }
 
@@ -189,12 +200,12 @@ pub(crate) fn now() -> i64 {
 
 /// Writes one change inside the group's transaction.
 pub(crate) async fn write(
-    transaction: &mut Transaction<'static, Sqlite>,
+    db: &mut SqliteConnection,
     change: &mut Change,
     folder: &Path,
     path: &Path,
 ) -> Result<Changed> {
-    let mut writing = Writing { db: transaction, folder, path, arrived: Vec::new(), changed: Changed::default() };
+    let mut writing = Writing { db, folder, path, arrived: Vec::new(), changed: Changed::default() };
     for (repository, blob) in &change.blobs {
         writing.changed.leftovers.extend(blob.partial.clone());
         writing.blob(repository.as_ref(), blob).await?;

@@ -166,6 +166,8 @@ impl Store {
         aside.push(".damaged");
         // On a store that cannot be written it is enough to have said so.
         let _ = std::fs::rename(&path, aside);
+        // A server must not go on from what it has open.
+        self.inner.version.fetch_add(1, Ordering::AcqRel);
     }
 
     async fn check_manifests(&self, fsck: &mut Fsck) -> Result<()> {

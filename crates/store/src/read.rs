@@ -9,7 +9,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
 
 use crate::change::now;
-use crate::{Applied, Cause, Change, Error, Replaced, Result, Store, blobs};
+use crate::{Applied, Cause, Change, Error, Replaced, Result, Store, blobs, catalog};
 
 /// A blob that the catalog names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -443,13 +443,11 @@ impl Store {
         revise: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>> + Send,
     ) -> Result<()> {
         self.may_write()?;
-        let revised = async {
-            let mut transaction = self.inner.catalog.writer().begin_with("BEGIN IMMEDIATE").await?;
+        let revised = catalog::transaction(self.inner.catalog.writer(), async |db| {
             let there = sqlx::query_scalar("SELECT bytes FROM document WHERE name = $1").bind(name);
-            let there: Option<Vec<u8>> = there.fetch_optional(&mut *transaction).await?;
-            write_document(name, revise(there).as_deref()).execute(&mut *transaction).await?;
-            transaction.commit().await
-        };
+            let there: Option<Vec<u8>> = there.fetch_optional(&mut *db).await?;
+            write_document(name, revise(there).as_deref()).execute(&mut *db).await.map(drop)
+        });
         revised.await.map_err(|error| self.failed(error))
     }
 

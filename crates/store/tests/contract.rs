@@ -163,6 +163,60 @@ async fn the_same_bytes_are_kept_once() {
     .await;
 }
 
+/// Who hangs up in the middle of a change leaves no copy behind, whether the change was made or not.
+#[tokio::test]
+async fn who_is_gone_leaves_nothing_behind() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let bring = || {
+            let mut change = Change::new();
+            change.blob(Some(&Repository::image("a.io", "a")), put(&store, b"x"));
+            change
+        };
+        store.apply(bring()).await.unwrap();
+        for patience in 0..40 {
+            tokio::select! {
+                _ = store.apply(bring()) => {}
+                () = tokio::time::sleep(std::time::Duration::from_micros(patience * 50)) => {}
+            }
+        }
+        for _ in 0..100 {
+            if files(&folder.path().join("blobs")) == 1 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("{} copies are left", files(&folder.path().join("blobs")) - 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_else_reads_the_catalog() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for_each_store(async |folder| {
+        let mode = |mode| std::fs::Permissions::from_mode(mode);
+        // A mount point, or a folder that was made for it.
+        std::fs::set_permissions(folder.path(), mode(0o755)).unwrap();
+        let is_private = || {
+            let names = ["naru.db", "naru.db-wal", "naru.db-shm"].map(|name| folder.path().join(name));
+            let modes = names.iter().filter_map(|path| Some(std::fs::metadata(path).ok()?.permissions().mode()));
+            modes.map(|mode| mode & 0o077).all(|others| others == 0)
+        };
+        let store = open(&folder).await;
+        store.set_document("secret", Some(b"key")).await.unwrap();
+        assert!(is_private());
+        store.close().await;
+        drop(store);
+        // As builds before this one made it.
+        std::fs::set_permissions(folder.path().join("naru.db"), mode(0o644)).unwrap();
+        let store = open(&folder).await;
+        store.set_document("secret", Some(b"other")).await.unwrap();
+        assert!(is_private());
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_repository_shows_only_what_it_was_granted() {
     for_each_store(async |folder| {

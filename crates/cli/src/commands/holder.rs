@@ -10,10 +10,10 @@ use artifact::Progress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::{Call, Socket, Store};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::{Work, carry_out};
+use super::{Work, carry_out, key};
 use crate::exit::Exit;
 use crate::failure::{Failure, Report};
 use crate::terminal::{Speaker, Voice};
@@ -26,13 +26,27 @@ struct Refusal {
     exit: u8,
 }
 
-/// Between a command that changes the server's secrets and the server that must read them again.
-#[derive(Debug, Default)]
-pub(crate) struct Secrets {
-    /// They have changed.
-    pub(crate) changed: Notify,
-    /// The server has read them.
-    pub(crate) read: Notify,
+/// Tells the server that a command has changed its secrets.
+#[derive(Debug)]
+pub(crate) struct Secrets(mpsc::Sender<oneshot::Sender<()>>);
+
+/// Where the server hears of it; what it is handed is to be dropped when it has read them.
+pub(crate) type Changes = mpsc::Receiver<oneshot::Sender<()>>;
+
+impl Secrets {
+    /// Both ends.
+    pub(crate) fn new() -> (Self, Changes) {
+        let (sender, changes) = mpsc::channel(1);
+        (Self(sender), changes)
+    }
+
+    /// Waits until the server has read them again, or is no more.
+    async fn changed(&self) {
+        let (reading, read) = oneshot::channel();
+        if self.0.send(reading).await.is_ok() {
+            let _ = read.await;
+        }
+    }
 }
 
 /// Asks the holder of the store in `folder`. `None`: nobody listens there.
@@ -78,7 +92,8 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Carries out what others call for, until `end` says otherwise or is dropped; says through `secrets` when the server
 /// must read its own again.
-pub(crate) async fn listen(store: Store, socket: Socket, secrets: Arc<Secrets>, end: oneshot::Receiver<()>) {
+pub(crate) async fn listen(store: Store, socket: Socket, secrets: Secrets, end: oneshot::Receiver<()>) {
+    let secrets = Arc::new(secrets);
     let mut calls = JoinSet::new();
     let (ending, is_ending) = watch::channel(());
     tokio::pin!(end);
@@ -112,14 +127,14 @@ async fn answer(store: &Store, mut call: Call, secrets: &Secrets, mut is_ending:
     tracing::info!(by = %call.by, "a command for the holder of the store");
     let result = match serde_json::from_value::<Work>(call.request.clone()) {
         Ok(work) => tokio::select! {
-            result = carry_out(&work, files, store, &voice) => {
-                if matches!(work, Work::Token(_) | Work::Key(_)) {
+            result = async {
+                let result = carry_out(&work, files, store, &voice).await;
+                if matches!(work, Work::Token(_) | Work::Key(key::Command::Import { .. } | key::Command::Rotate { .. })) {
                     // Only then is it true that the token or the CA before has ended.
-                    secrets.changed.notify_one();
-                    secrets.read.notified().await;
+                    secrets.changed().await;
                 }
                 result
-            }
+            } => result,
             () = call.gone() => return,
             _ = is_ending.changed() => Err(Failure::new("the server that holds the store is ending")
                 .hint("run it again: what was done is kept")

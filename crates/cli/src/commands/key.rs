@@ -13,7 +13,7 @@ use serde_json::json;
 use serve::SiteKeys;
 use store::Store;
 
-use super::setup;
+use super::{Context, Work, by_who_holds_it, setup};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::terminal::Speaker;
@@ -55,7 +55,7 @@ pub(crate) enum Request {
     Import {
         /// The file
         file: PathBuf,
-        /// Gives up a CA that this store has of its own
+        /// Gives up a CA and a signing key that this store has of its own
         #[arg(long)]
         force: bool,
     },
@@ -108,8 +108,28 @@ const FORMAT: u32 = 1;
 /// The largest such file that is read.
 const LIMIT: u64 = 1 << 20;
 
+/// Does what needs no store, and has who holds it do the rest.
+pub(crate) async fn begin(request: Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
+    let new = match &request {
+        Request::Export { secret } => secret.clone(),
+        _ => None,
+    };
+    let Some((command, files)) = prepare(request, voice)? else { return Ok(Exit::Done) };
+    let outcome = by_who_holds_it(Work::Key(command), files, context, voice).await;
+    if let Some(path) = new {
+        if outcome.is_err() {
+            // An empty file of that name would only be in the way.
+            let _ = std::fs::remove_file(&path);
+        } else {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| folder.display().to_string())?;
+        }
+    }
+    outcome
+}
+
 /// Does what needs no store, and answers what does, with the files that it needs.
-pub(crate) fn prepare(request: Request, voice: &Speaker) -> anyhow::Result<Option<(Command, Vec<File>)>> {
+fn prepare(request: Request, voice: &Speaker) -> anyhow::Result<Option<(Command, Vec<File>)>> {
     let mut files = Vec::new();
     let command = match request {
         Request::New { file } => {
@@ -136,6 +156,12 @@ pub(crate) fn prepare(request: Request, voice: &Speaker) -> anyhow::Result<Optio
         Request::Ls => Command::Ls,
         Request::Export { secret: None } => Command::Export,
         Request::Export { secret: Some(path) } => {
+            if path.symlink_metadata().is_ok() {
+                return Err(Failure::new(format!("{}: there is a file already", path.display()))
+                    .hint("name another: nothing is overwritten")
+                    .exit(Exit::Usage)
+                    .into());
+            }
             files.push(create(&path, 0o600)?);
             voice.warn(&format!(
                 "{}: whoever has this file can speak for the site. It is not encrypted: carry it by hand, and destroy it \
@@ -222,6 +248,17 @@ async fn import(store: &Store, keys: &Keys, force: bool, voice: &Speaker) -> any
     let own = keys.own.as_ref().map(|text| SecretKey::parse(text, "the store's own key")).transpose()?;
     let trusted = keys.trusted.iter().map(|(name, line)| Ok((name, PublicKey::parse(line, name)?)));
     let trusted = trusted.collect::<anyhow::Result<Vec<_>>>()?;
+    if let (Some(own), true, false) = (&own, has_own(store).await?, force) {
+        let (here, there) = (key::of_store(store).await?.public().fingerprint(), own.public().fingerprint());
+        if here != there {
+            return Err(Failure::new(format!(
+                "this store signs with a key of its own, {here}, and the file has another, {there}"
+            ))
+            .hint("whoever trusts the first would refuse what is packed here from now on; `--force` gives it up")
+            .exit(Exit::Usage)
+            .into());
+        }
+    }
     serve::keys::import(store, &keys.site, force).await?;
     if let Some(own) = own {
         key::set_own(store, &own).await?;

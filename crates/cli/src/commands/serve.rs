@@ -12,7 +12,7 @@ use serve::{Config, Server};
 use store::Store;
 use tokio::sync::oneshot;
 
-use super::holder::Secrets;
+use super::holder::{Changes, Secrets};
 use super::in_place::{self, State};
 use super::{Context, holder, setup};
 use crate::exit::Exit;
@@ -113,9 +113,9 @@ pub(crate) async fn run(
     };
     let server = Arc::new(server);
     announce(&server, &store, voice).await?;
-    let secrets = Arc::new(Secrets::default());
+    let (secrets, mut changes) = Secrets::new();
     let (over, is_over) = oneshot::channel();
-    let commands = tokio::spawn(holder::listen(store.clone(), socket, Arc::clone(&secrets), is_over));
+    let commands = tokio::spawn(holder::listen(store.clone(), socket, secrets, is_over));
     let (ending, ended) = oneshot::channel();
     let shutdown = async {
         end.await;
@@ -132,7 +132,7 @@ pub(crate) async fn run(
             commands.abort();
             Ok(exit)
         }
-        () = reload(request, &folder, &server, &secrets, voice) => Ok(Exit::Done),
+        () = reload(request, &folder, &server, &mut changes, voice) => Ok(Exit::Done),
     };
     drop(over);
     let _ = commands.await;
@@ -142,23 +142,26 @@ pub(crate) async fn run(
 
 /// At each SIGHUP, and when its secrets have changed, takes the configuration as it is now. A mistake in it is said, and
 /// changes nothing.
-async fn reload(request: &Request, folder: &Path, server: &Server, secrets: &Secrets, voice: &Speaker) {
-    let Some(mut hangups) = signals::hangups() else { return std::future::pending().await };
+async fn reload(request: &Request, folder: &Path, server: &Server, changes: &mut Changes, voice: &Speaker) {
+    let mut hangups = signals::hangups();
+    let mut hangup = async || {
+        let heard = match &mut hangups {
+            Some(hangups) => hangups.recv().await,
+            None => None,
+        };
+        if heard.is_none() {
+            std::future::pending().await
+        }
+    };
     loop {
         let renewed = tokio::select! {
-            heard = hangups.recv() => {
-                if heard.is_none() {
-                    break;
-                }
-                false
-            }
-            () = secrets.changed.notified() => true,
+            () = hangup() => None,
+            Some(reading) = changes.recv() => Some(reading),
         };
-        if renewed {
+        if let Some(_reading) = renewed {
             if let Err(error) = server.reload_secrets().await {
                 voice.warn(&format!("the secrets could not be read again: {error}"));
             }
-            secrets.read.notify_one();
             continue;
         }
         let result = match request.config(folder) {
@@ -170,7 +173,6 @@ async fn reload(request: &Request, folder: &Path, server: &Server, secrets: &Sec
             Err(error) => voice.warn(&format!("the configuration stays as it was: {error:#}")),
         }
     }
-    std::future::pending::<()>().await;
 }
 
 /// Says where it serves and how clients get there.

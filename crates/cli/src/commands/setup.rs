@@ -323,7 +323,14 @@ impl Asked {
         };
         let mut ca = None;
         if server.is_tls() {
-            ca = Some(String::from_utf8(get("/ca.crt").await?.to_vec()).context("/ca.crt is no text")?);
+            // A server whose certificate was given to it has no CA to hand out: clients know its issuer, or are told.
+            let is_given =
+                |error: &anyhow::Error| matches!(error.downcast_ref(), Some(upstream::Error::NotFound { .. }));
+            ca = match get("/ca.crt").await {
+                Ok(pem) => Some(String::from_utf8(pem.to_vec()).context("/ca.crt is no text")?),
+                Err(error) if is_given(&error) => None,
+                Err(error) => return Err(error),
+            };
         }
         // A site that lets nobody look around is set up all the same, for the upstreams that everybody uses.
         let catalog: Catalog = get("/v2/_catalog").await.ok().map(|bytes| read(&bytes)).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! `end-8` tags, `end-12` referrers, and the catalog of the Docker registry API.
 
-use artifact::{Kind, media_type};
+use artifact::{Kind, Repository, media_type};
 use http::header::{CONTENT_TYPE, HeaderName, LINK};
 use http::{HeaderValue, Response};
 use serde_json::json;
@@ -67,6 +67,24 @@ pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Bod
     Ok(response)
 }
 
+/// The one repository of that name that has something which refers to `subject`, where nobody has the subject itself.
+async fn by_referrer(call: &Call<'_>, asked: &Asked, subject: &artifact::Digest) -> Result<Option<Meant>, Refusal> {
+    let Some(name) = asked.name.clone() else { return Ok(None) };
+    let known = call.site.known().await?;
+    let mut found = None;
+    for host in std::iter::once("").chain(known.images.iter().map(String::as_str)) {
+        let repository = Repository::image(host, name.clone());
+        if call.site.stock().referrers(&repository, subject).await?.is_empty() {
+            continue;
+        }
+        let other = found.replace(Meant { repository, namespace: None });
+        if other.is_some() {
+            return Ok(None);
+        }
+    }
+    Ok(found)
+}
+
 /// RFC 8288, as the spec wants it: `Link: <…>; rel="next"`.
 fn link(response: &mut Response<Body>, call: &Call<'_>, path: &str, most: usize, next: Option<&str>) {
     let Some(next) = next else { return };
@@ -80,7 +98,7 @@ fn link(response: &mut Response<Body>, call: &Call<'_>, path: &str, most: usize,
     }
 }
 
-/// An index of what refers to `subject`; of a subject that is not here, an empty one.
+/// An index of what refers to `subject`, which may still be to come (OCI distribution, "Pushing Manifests with Subject").
 pub(crate) async fn referrers(
     call: &Call<'_>,
     asked: &Asked,
@@ -90,7 +108,7 @@ pub(crate) async fn referrers(
     let sought = Reference::Digest(*subject);
     let meant = match resolve::to_read(call.site, asked, Sought::Manifest(&sought)).await {
         Ok(meant) => Some(meant),
-        Err(refusal) if refusal.code == "MANIFEST_UNKNOWN" => None,
+        Err(refusal) if refusal.code == "MANIFEST_UNKNOWN" => by_referrer(call, asked, subject).await?,
         Err(refusal) => return Err(refusal),
     };
     let mut manifests = Vec::new();

@@ -52,7 +52,8 @@ pub(crate) async fn put(
     }
     let mut omitted = HashSet::new();
     for child in &manifest.manifests {
-        if store.granted_manifest(repository, &child.digest).await?.is_none() {
+        // One of which a part is still to be loaded is not offered, and not counted on.
+        if !store.granted_manifest(repository, &child.digest).await?.is_some_and(|child| child.complete) {
             omitted.insert(child.digest);
         }
     }

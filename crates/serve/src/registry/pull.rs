@@ -75,9 +75,21 @@ pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> 
 }
 
 async fn found(call: Call<'_>, moment: Moment, meant: Meant, blob: &Blob) -> Result<Response<Body>, Refusal> {
-    let source = Source::File(call.site.open(blob).await?);
+    let opened = call.site.open(blob).await;
+    let source = Source::File(opened.map_err(|refusal| lost(refusal, &meant, &blob.digest))?);
     let thing = Thing::new(blob.digest, "application/octet-stream", source).of_registry(meant.namespace.as_deref());
     Ok(remembered(call, moment, meant, thing))
+}
+
+/// A blob whose file is gone is one that is not here: a client then pushes it again, or asks another server.
+fn lost(mut refusal: Refusal, meant: &Meant, digest: &Digest) -> Refusal {
+    let Some(error) = refusal.inside.take_if(|error| is_not_found(error.as_ref())) else { return refusal };
+    tracing::error!(%digest, %error, "the blob {digest} is lost: load, pull or push it again");
+    Refusal::blob_unknown(&resolve::shown(&meant.repository), digest)
+}
+
+fn is_not_found(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    error.downcast_ref::<store::Error>().is_some_and(store::Error::is_not_found)
 }
 
 fn remembered(call: Call<'_>, moment: Moment, meant: Meant, thing: Thing) -> Response<Body> {

@@ -69,3 +69,38 @@ async fn nothing_at_all() {
     let answer = site.get(&format!("/v2/app/blobs/{digest}")).await;
     assert_eq!((answer.status().as_u16(), header(&answer, "content-length")), (200, "0"));
 }
+
+/// What fsck found damaged is not served from what was open, and is taken again from whoever pushes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lost_is_not_here_and_can_be_pushed_again() {
+    let site = Site::start().await;
+    let image = site.image("", "app", "1", "a layer").await;
+    let path = format!("/v2/app/blobs/{}", image.layer);
+    let push = async || {
+        let path = format!("/v2/app/blobs/uploads/?digest={}", image.layer);
+        site.admin(Method::POST, &path).body(image.layer_bytes.clone()).send().await.unwrap().status()
+    };
+    for is_damaged in [true, false] {
+        assert_eq!(site.get(&path).await.bytes().await.unwrap(), image.layer_bytes);
+        let blob = site.store.blob(&image.layer).await.unwrap().unwrap();
+        let file = site.folder.path().join("blobs").join(&blob.key);
+        if is_damaged {
+            std::fs::write(&file, b"A LAYER").unwrap();
+        } else {
+            std::fs::remove_file(&file).unwrap();
+        }
+        let fsck = site.store.fsck(false, std::sync::Arc::new(artifact::Silent)).await.unwrap();
+        assert!(!fsck.findings.is_empty());
+        if !is_damaged {
+            // No change has been made since: only a new server has nothing open.
+            site.file("x.io", "any", b"change").await;
+        }
+        let (status, code, message) = refusal(site.get(&path).await).await;
+        assert_eq!((status, code.as_str()), (404, "BLOB_UNKNOWN"), "{message}");
+        for method in [Method::HEAD, Method::GET] {
+            assert_eq!(site.admin(method, &path).send().await.unwrap().status(), 404);
+        }
+        assert_eq!(push().await, 201);
+    }
+    assert_eq!(site.get(&path).await.bytes().await.unwrap(), image.layer_bytes);
+}

@@ -47,6 +47,11 @@ async fn plain_alone_tells_a_tls_client() {
     let url = format!("http://{plain}/v2/library/app/manifests/1?ns=docker.io");
     assert_eq!(site.client.get(url).send().await.unwrap().status(), 200);
     // The beginning of a TLS hello.
+    // What it says of clients' configurations is of the port that has TLS.
+    let told = site.client.get(format!("http://{plain}/setup/containerd")).send().await.unwrap().bytes().await.unwrap();
+    let told = String::from_utf8_lossy(&told).into_owned();
+    assert!(told.contains(&format!("https://127.0.0.1:{}", site.server.address().port())), "{told}");
+    assert!(!told.contains(&format!(":{}", plain.port())), "{told}");
     let mut stream = TcpStream::connect(plain).await.unwrap();
     stream.write_all(&[0x16, 3, 1, 0, 100, 1, 0, 0, 96, 3, 3]).await.unwrap();
     let mut answer = String::new();

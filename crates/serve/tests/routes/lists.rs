@@ -1,5 +1,6 @@
 use artifact::{Repository, media_type};
 use bytes::Bytes;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{Site, header, refusal};
@@ -92,4 +93,29 @@ async fn referrers_of_a_subject() {
     assert_eq!(index["manifests"][0]["annotations"]["of"], "application/vnd.sbom");
     let (none, _) = read(&site, &format!("/v2/library/app/referrers/{}", artifact::Digest::of(b"no"))).await;
     assert_eq!(none, json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [] }));
+}
+
+/// The spec lets a referrer be pushed before its subject, and lists it.
+#[tokio::test(flavor = "multi_thread")]
+async fn referrers_of_a_subject_that_is_not_here_yet() {
+    let site = Site::start().await;
+    let repository = artifact::Repository::image("", "sig/app");
+    site.blob(&repository, b"{}").await;
+    let subject = artifact::Digest::of(b"to come");
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": artifact::media_type::OCI_MANIFEST, "artifactType": "a/sig",
+        "config": { "mediaType": artifact::media_type::OCI_EMPTY, "digest": artifact::Digest::of(b"{}"), "size": 2 },
+        "layers": [],
+        "subject": { "mediaType": artifact::media_type::OCI_MANIFEST, "digest": subject, "size": 7 },
+    })
+    .to_string();
+    let path = format!("/v2/sig/app/manifests/{}", artifact::Digest::of(manifest.as_bytes()));
+    let put = site.admin(Method::PUT, &path).header("content-type", artifact::media_type::OCI_MANIFEST).body(manifest);
+    assert_eq!(put.send().await.unwrap().status(), 201);
+    let list = site.get(&format!("/v2/sig/app/referrers/{subject}")).await.bytes().await.unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&list).unwrap();
+    assert_eq!(list["manifests"].as_array().unwrap().len(), 1, "{list}");
+    let list = site.get(&format!("/v2/nobody/app/referrers/{subject}")).await.bytes().await.unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&list).unwrap();
+    assert_eq!(list["manifests"].as_array().unwrap().len(), 0, "{list}");
 }

@@ -173,3 +173,37 @@ async fn delete_a_tag() {
     let by_digest = format!("/v2/app/manifests/{}", image.digest);
     assert_eq!(site.admin(Method::DELETE, &by_digest).send().await.unwrap().status(), 405);
 }
+
+/// A child of which a part is still to be loaded counts as one that is not here.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_over_what_is_not_whole() {
+    let site = Site::start().await;
+    let image = site.image("", "app", "1", "here").await;
+    let repository = artifact::Repository::image("", "app");
+    let half = serde_json::json!({
+        "schemaVersion": 2, "mediaType": artifact::media_type::OCI_MANIFEST,
+        "config": { "mediaType": artifact::media_type::OCI_CONFIG, "digest": artifact::Digest::of(b"absent"), "size": 6 },
+        "layers": [],
+    });
+    let half = site.manifest(&repository, half.to_string().into(), None, std::collections::HashSet::new()).await;
+    let descriptor = |digest: artifact::Digest| serde_json::json!({ "mediaType": artifact::media_type::OCI_MANIFEST, "digest": digest, "size": 1 });
+    let put = async |children: Vec<artifact::Digest>, by_tag: bool| {
+        let index = serde_json::json!({
+            "schemaVersion": 2, "mediaType": artifact::media_type::OCI_INDEX,
+            "manifests": children.into_iter().map(descriptor).collect::<Vec<_>>(),
+        });
+        let index = index.to_string();
+        let name = if by_tag { "2".to_owned() } else { artifact::Digest::of(index.as_bytes()).to_string() };
+        let path = format!("/v2/app/manifests/{name}");
+        let put = site.admin(Method::PUT, &path).header("content-type", artifact::media_type::OCI_INDEX).body(index);
+        (put.send().await.unwrap(), path)
+    };
+    for by_tag in [true, false] {
+        let (answer, _) = put(vec![half], by_tag).await;
+        let (status, code, message) = refusal(answer).await;
+        assert_eq!((status, code.as_str()), (400, "MANIFEST_BLOB_UNKNOWN"), "{message}");
+        let (answer, path) = put(vec![half, image.digest], by_tag).await;
+        assert_eq!(answer.status(), 201);
+        assert_eq!(site.get(&path).await.status(), 200);
+    }
+}

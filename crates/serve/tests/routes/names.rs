@@ -117,3 +117,53 @@ async fn own_names_aliases_and_namespaces() {
     // Without its port it is another host's name.
     assert_eq!(digest_at(&site, "/v2/app/manifests/1?ns=mirror.corp", None).await.0, 404);
 }
+
+/// Whoever reads cannot write into what is remembered for the one who may write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_spells_another_callers_memory() {
+    let site = Site::start().await;
+    let hub = site.image("docker.io", "library/pause", "1", "of docker.io").await;
+    let kubernetes = site.image("registry.k8s.io", "library/pause", "1", "of registry.k8s.io").await;
+    let path = "/v2/library/pause/manifests/1";
+    let digest = |answer: reqwest::Response| answer.headers()["docker-content-digest"].to_str().unwrap().to_owned();
+    let poison = site.request(Method::GET, path).header("host", "admin registry.k8s.io").send().await.unwrap();
+    if poison.status() == 200 {
+        assert_eq!(digest(poison), hub.digest.to_string(), "by the order");
+    }
+    let answer = site.admin(Method::GET, path).header("host", "registry.k8s.io").send().await.unwrap();
+    assert_eq!(digest(answer), kubernetes.digest.to_string());
+}
+
+/// What was pushed under an upstream's name stays what that name means when more of the upstream comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_under_a_host_that_is_not_known_yet() {
+    let site = Site::start().await;
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": artifact::media_type::OCI_MANIFEST, "artifactType": "a/b",
+        "config": { "mediaType": artifact::media_type::OCI_EMPTY, "digest": artifact::Digest::of(b"{}"), "size": 2 },
+        "layers": [],
+    });
+    let upload = format!("/v2/ghcr.io/t/app/blobs/uploads/?digest={}", artifact::Digest::of(b"{}"));
+    // A session that is open all the while.
+    let open = site.admin(Method::POST, "/v2/ghcr.io/t/app/blobs/uploads/").send().await.unwrap();
+    let open = header(&open, "location").to_owned();
+    assert_eq!(site.admin(Method::POST, &upload).body("{}").send().await.unwrap().status(), 201);
+    let path = "/v2/ghcr.io/t/app/manifests/1";
+    let put = site.admin(Method::PUT, path).header("content-type", artifact::media_type::OCI_MANIFEST);
+    assert_eq!(put.body(manifest.to_string()).send().await.unwrap().status(), 201);
+    assert_eq!(site.get(path).await.status(), 200);
+    site.image("ghcr.io", "other", "1", "x").await;
+    assert_eq!(site.get(path).await.status(), 200);
+    assert_eq!(site.get("/v2/t/app/manifests/1?ns=ghcr.io").await.status(), 200);
+    assert_eq!(site.admin(Method::PATCH, &open).body("x").send().await.unwrap().status(), 202);
+    // One that is no host stays local.
+    let upload = format!("/v2/team/app/blobs/uploads/?digest={}", artifact::Digest::of(b"{}"));
+    assert_eq!(site.admin(Method::POST, &upload).body("{}").send().await.unwrap().status(), 201);
+    assert!(
+        site.store
+            .granted_blob(&artifact::Repository::image("", "team/app"), &artifact::Digest::of(b"{}"))
+            .await
+            .unwrap()
+            .is_some()
+    );
+}

@@ -2,17 +2,20 @@
 
 mod migrate;
 
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use sqlx::SqliteConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::change::{self, Changed};
+use crate::change::{self, Applied, Changed};
 use crate::{Change, Error, Result};
 
 /// `PRAGMA application_id`: "naru".
@@ -32,7 +35,7 @@ pub(crate) struct Catalog {
 
 struct Waiting {
     change: Box<Change>,
-    answer: oneshot::Sender<Result<Changed>>,
+    answer: oneshot::Sender<Result<Applied>>,
 }
 
 impl Catalog {
@@ -45,6 +48,7 @@ impl Catalog {
         stopped: Arc<OnceLock<String>>,
     ) -> Result<Self> {
         let path = folder.join("naru.db");
+        keep_private(&path)?;
         let mut options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true)
@@ -88,7 +92,7 @@ impl Catalog {
     }
 
     /// Commits a change, together with whatever else waits.
-    pub(crate) async fn commit(&self, change: Change) -> Result<Changed> {
+    pub(crate) async fn commit(&self, change: Change) -> Result<Applied> {
         let (answer, answered) = oneshot::channel();
         let closed = || self.error(sqlx::Error::PoolClosed);
         self.changes.send(Waiting { change: Box::new(change), answer }).await.map_err(|_| closed())?;
@@ -104,6 +108,24 @@ impl Catalog {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+/// Keys are in it: nobody but its owner reads it, whoever may enter the folder. SQLite gives its log the same mode.
+fn keep_private(path: &Path) -> Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(Error::io(path)(error)),
+    }
+    for name in ["naru.db", "naru.db-wal", "naru.db-shm"] {
+        let path = path.with_file_name(name);
+        let Ok(metadata) = std::fs::metadata(&path) else { continue };
+        if metadata.mode() & 0o077 != 0 {
+            // Of another owner, it is theirs to do.
+            let _ = std::fs::set_permissions(&path, Permissions::from_mode(metadata.mode() & 0o700));
+        }
+    }
+    Ok(())
 }
 
 /// A file that is no database is said to be none, rather than shown with SQLite's words.
@@ -159,17 +181,24 @@ async fn commit_in_groups(
     let mut group = Vec::new();
     while waiting.recv_many(&mut group, GROUP).await > 0 {
         let mut done = Vec::with_capacity(group.len());
-        let committed = async {
-            let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-            for Waiting { mut change, answer } in group.drain(..) {
+        let mut queue = std::mem::take(&mut group).into_iter();
+        let committed = transaction(&pool, async |db: &mut SqliteConnection| {
+            for Waiting { mut change, answer } in queue.by_ref() {
                 if answer.is_closed() {
                     continue;
                 }
-                sqlx::query("SAVEPOINT one").execute(&mut *transaction).await?;
-                let result = change::write(&mut transaction, &mut change, &folder, &path).await;
-                let end = if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one" };
-                sqlx::query(end).execute(&mut *transaction).await?;
+                sqlx::query("SAVEPOINT one").execute(&mut *db).await?;
+                let result = change::write(db, &mut change, &folder, &path).await;
+                let ended = if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one" };
+                let ended = sqlx::query(ended).execute(&mut *db).await;
+                // A full disk takes back all of it at once; what this change failed by is then the reason.
+                let why = match (&result, ended) {
+                    (_, Ok(_)) => None,
+                    (Err(Error::Catalog { source, .. }), Err(_)) => Some(same(source)),
+                    (_, Err(error)) => Some(error),
+                };
                 done.push((change, answer, result));
+                why.map_or(Ok(()), Err)?;
             }
             // Their files stay from here on: whether the commit arrived is known only to the disk.
             for (change, _, result) in &mut done {
@@ -177,24 +206,64 @@ async fn commit_in_groups(
                     change.take_over();
                 }
             }
-            transaction.commit().await
-        }
+            Ok(())
+        })
         .await;
         version.fetch_add(1, Ordering::AcqRel);
         match committed {
-            Ok(()) => done.into_iter().for_each(|(_, answer, result)| drop(answer.send(result))),
+            Ok(()) => {
+                let folder = folder.clone();
+                let leaves_files = done.iter().any(|(_, _, result)| result.as_ref().is_ok_and(Changed::leaves_files));
+                let answer = move || {
+                    for (_, answer, result) in done {
+                        let _ = answer.send(result.map(|changed| changed.clear(&folder)));
+                    }
+                };
+                // Files are removed here and not by the caller, who may be gone by now.
+                if leaves_files { drop(tokio::task::spawn_blocking(answer)) } else { answer() }
+            }
             Err(error) => {
-                // Those that were not even begun hear that nobody will answer.
-                group.clear();
-                let (kind, why) = (crate::error::kind(&error), error.to_string());
                 if crate::error::is_failed_write(&error) {
-                    let _ = stopped.set(format!("{}: {why}", path.display()));
+                    let _ = stopped.set(format!("{}: {error}", path.display()));
                 }
-                for (_, answer, _) in done {
-                    let source = sqlx::Error::Io(std::io::Error::new(kind, why.clone()));
-                    let _ = answer.send(Err(Error::Catalog { path: path.clone(), source }));
+                tracing::error!(%error, "the catalog took none of {} changes", done.len());
+                let answers = done.into_iter().map(|(_, answer, _)| answer);
+                for answer in answers.chain(queue.map(|waiting| waiting.answer)) {
+                    let _ = answer.send(Err(Error::Catalog { path: path.clone(), source: same(&error) }));
                 }
             }
         }
     }
+}
+
+/// The same error for one more who waits.
+fn same(error: &sqlx::Error) -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(crate::error::kind(error), error.to_string()))
+}
+
+/// Has all that `write` does committed together, or none of it.
+///
+/// By plain statements: where SQLite takes a transaction back by itself, as it does on a full disk
+/// (`sqlite.org/lang_transaction.html`, "Response To Errors Within A Transaction"), sqlx's own goes on counting it as open,
+/// and never begins another.
+pub(crate) async fn transaction(
+    pool: &SqlitePool,
+    write: impl AsyncFnOnce(&mut SqliteConnection) -> sqlx::Result<()>,
+) -> sqlx::Result<()> {
+    let mut db = pool.acquire().await?;
+    let outcome = async {
+        if sqlx::query("BEGIN IMMEDIATE").execute(&mut *db).await.is_err() {
+            // Somebody's may be open still, who was dropped in the middle of it.
+            let _ = sqlx::query("ROLLBACK").execute(&mut *db).await;
+            sqlx::query("BEGIN IMMEDIATE").execute(&mut *db).await?;
+        }
+        write(&mut db).await?;
+        sqlx::query("COMMIT").execute(&mut *db).await.map(drop)
+    }
+    .await;
+    if outcome.is_err() {
+        // There may be nothing left to take back.
+        let _ = sqlx::query("ROLLBACK").execute(&mut *db).await;
+    }
+    outcome
 }
