@@ -150,7 +150,7 @@ async fn reload(request: &Request, folder: &Path, server: &Server, changes: &mut
             None => None,
         };
         if heard.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     loop {

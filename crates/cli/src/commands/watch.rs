@@ -185,9 +185,8 @@ async fn load_these(
         let (work, open) = load::order(&request.of(files.clone()))?;
         by_who_holds_it(work, open, context, &speaker).await
     };
-    let error = match loaded.await {
-        Ok(_) => return Ok(Taken::Loaded(std::mem::take(&mut *listening.lock()))),
-        Err(error) => error,
+    let Err(error) = loaded.await else {
+        return Ok(Taken::Loaded(std::mem::take(&mut *listening.lock())));
     };
     let Some(report) = Report::of(&error) else { return Err(error) };
     match report.exit {
