@@ -225,10 +225,12 @@ async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice:
     let (folder, began) = (context.folder()?, Instant::now());
     loop {
         // What looks at a store, or takes something out of it, makes none.
-        let opened = match work {
-            Work::InStore(_) | Work::Export(_) | Work::Push(_) => Store::open_existing(&folder).await,
-            _ => Store::open(&folder).await,
+        let brings = match &work {
+            Work::Pull(_) | Work::Load(_) | Work::Receipt | Work::Token(_) => true,
+            Work::Key(command) => matches!(command, key::Command::Trust { .. } | key::Command::Import { .. }),
+            Work::InStore(_) | Work::Export(_) | Work::Push(_) | Work::Pack(_) | Work::Setup(_) => false,
         };
+        let opened = if brings { Store::open(&folder).await } else { Store::open_existing(&folder).await };
         let held = match opened {
             Ok(store) => {
                 let exit = carry_out(&work, files, &store, voice).await;

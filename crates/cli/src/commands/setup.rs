@@ -92,6 +92,12 @@ pub(crate) async fn run(
         return Ok(ControlFlow::Break(Exit::Done));
     }
     if request.server.is_empty() {
+        if !context.folder()?.join("naru.db").exists() {
+            return Err(Failure::new("no server is named, and there is no store here that one could have served")
+                .hint("name the server: `--server https://HOST:5000`")
+                .exit(Exit::Usage)
+                .into());
+        }
         let version = request.version.map(|version| version.to_string());
         return Ok(ControlFlow::Continue(Work::Setup(Order { client: request.client.to_string(), version })));
     }
