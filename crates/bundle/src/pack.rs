@@ -128,7 +128,7 @@ pub async fn pack(
     let leave = match options.want.take() {
         Some(want) => Leave::AllBut(want),
         None if since.is_empty() => Leave::Nothing,
-        None => Leave::These(receipt::in_all(store, since).await?),
+        None => Leave::These(receipt::in_all(store, since, progress.as_ref()).await?),
     };
     let seed = match options.seed.as_slice() {
         [] => None,

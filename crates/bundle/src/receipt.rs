@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use artifact::{Algorithm, Digest};
+use artifact::{Algorithm, Digest, Progress};
 use serde::{Deserialize, Serialize};
 use store::Store;
 
@@ -34,6 +34,8 @@ const SIGNATURE_LIMIT: usize = 1024;
 const IN_FORCE: &str = "receipt/in-force";
 /// Where a store keeps the receipts of others, by their ids.
 const KNOWN: &str = "receipt/known/";
+/// Where a store keeps the newest generation that each site has told of, by the site's key.
+const SITE: &str = "receipt/site/";
 /// Where a store keeps what a bundle that it packed leaves a site with, by the bundle's id.
 const PACKED: &str = "packed/";
 /// Generations that are looked through for the newest bundle.
@@ -246,11 +248,11 @@ pub fn lister(path: &Path) -> Result<PathBuf> {
 ///
 /// # Errors
 /// [`Error::Receipt`] and [`Error::NotAVolume`] for files that are neither, [`Error::NotRemembered`] for words.
-pub async fn in_all(store: &Store, since: Vec<Since>) -> Result<Inventory> {
+pub async fn in_all(store: &Store, since: Vec<Since>, progress: &dyn Progress) -> Result<Inventory> {
     let mut all: Option<Inventory> = None;
     for one in since {
         let inventory = match one {
-            Since::File(path, file) => of_file(store, path, file).await?,
+            Since::File(path, file) => of_file(store, path, file, progress).await?,
             Since::Words(words) => of_words(store, &words).await?,
         };
         all = Some(match all {
@@ -261,7 +263,7 @@ pub async fn in_all(store: &Store, since: Vec<Since>) -> Result<Inventory> {
     Ok(all.unwrap_or_default())
 }
 
-async fn of_file(store: &Store, path: PathBuf, mut file: File) -> Result<Inventory> {
+async fn of_file(store: &Store, path: PathBuf, mut file: File, progress: &dyn Progress) -> Result<Inventory> {
     let mut beginning = [0; MAGIC.len()];
     let is_receipt = file.read_exact(&mut beginning).is_ok() && beginning == MAGIC;
     if is_receipt {
@@ -269,6 +271,7 @@ async fn of_file(store: &Store, path: PathBuf, mut file: File) -> Result<Invento
         file.take(DOCUMENT_LIMIT + SIGNATURE_LIMIT as u64).read_to_end(&mut bytes).map_err(Error::io(&path))?;
         let receipt = Receipt::parse(&bytes, &path)?;
         store.set_document(&format!("{KNOWN}{}", receipt.id.hex()), Some(&bytes)).await?;
+        say_whose(store, &path, &receipt, progress).await?;
         return Ok(receipt.inventory);
     }
     let named = path.clone();
@@ -278,6 +281,27 @@ async fn of_file(store: &Store, path: PathBuf, mut file: File) -> Result<Invento
     }
     let without = Error::not_a_volume(&path, "the list of what its bundle holds is in the first and in the last");
     Ok(left_by(&documents(&[volume])?.ok_or(without)?.plan))
+}
+
+/// Any key signs a receipt: whose it is, is for people to see, and that an older one was taken for the newest.
+async fn say_whose(store: &Store, path: &Path, receipt: &Receipt, progress: &dyn Progress) -> Result<()> {
+    let (fingerprint, generation) = (receipt.store.fingerprint(), receipt.generation);
+    let (path, count) = (path.display(), receipt.inventory.len());
+    progress.say(&format!("{path}: the site {fingerprint} at its generation {generation}, {count} things"));
+    let document = format!("{SITE}{fingerprint}");
+    let newest = store.document(&document).await?.and_then(|bytes| String::from_utf8(bytes).ok()?.parse::<i64>().ok());
+    match newest {
+        None => progress.warn(&format!(
+            "the site {fingerprint} is new here: `naru receipt` printed that there, or this is somebody else's receipt"
+        )),
+        Some(newest) if newest > generation => progress.warn(&format!(
+            "{path} is older than what {fingerprint} has told before (generation {newest}): what the site removed since \
+             would be left out; ask it for a new receipt"
+        )),
+        Some(_) => {}
+    }
+    let newest = newest.map_or(generation, |newest| newest.max(generation));
+    Ok(store.set_document(&document, Some(newest.to_string().as_bytes())).await?)
 }
 
 /// What a site has once it has loaded a bundle: what is carried, and what is assumed.

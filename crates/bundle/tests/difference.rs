@@ -458,3 +458,47 @@ async fn parity_alone_is_enough_where_there_is_enough_of_it() {
     bundle::repair(std::slice::from_ref(&out), &trusted, &folder.join("back"), &Silent).unwrap();
     assert!(std::fs::read(folder.join("back/naru-0001.tar")).unwrap() == kept);
 }
+
+/// Keeps what is warned of.
+#[derive(Default)]
+struct Warned(std::sync::Mutex<Vec<String>>);
+
+impl artifact::Progress for Warned {
+    fn say(&self, _: &str) {}
+    fn warn(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+}
+
+/// Any key signs a receipt: a new site is said to be new, once, and an older receipt to be older.
+#[tokio::test]
+async fn whose_receipt_it_is_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (outside, site) = (store(folder, "outside").await, store(folder, "site").await);
+    image(&outside, "app", 1, &[b"app"]).await;
+    let packed = pack(&outside, &folder.join("medium"), Vec::new()).await;
+    let (early, late) = (folder.join("early"), folder.join("late"));
+    receipt(&site, &early).await;
+    load(&site, &volume(&packed)).await;
+    receipt(&site, &late).await;
+    let warned = async |path: &Path, out: &str| {
+        let heard = Arc::new(Warned::default());
+        let options = PackOptions {
+            out: folder.join(out),
+            suffix: ".tar".into(),
+            since: vec![since(path)],
+            ..PackOptions::default()
+        };
+        bundle::pack(&outside, &Selection::All, options, heard.clone()).await.unwrap();
+        std::mem::take(&mut *heard.0.lock().unwrap())
+    };
+    let first = warned(&late, "one").await;
+    assert!(first.len() == 1 && first[0].contains("is new here"), "{first:?}");
+    assert_eq!(warned(&late, "two").await, [] as [&str; 0]);
+    let older = warned(&early, "three").await;
+    assert!(older.len() == 1 && older[0].contains("is older than"), "{older:?}");
+}
