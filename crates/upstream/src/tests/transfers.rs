@@ -142,6 +142,24 @@ async fn never_more_than_the_descriptor_says() {
     }
 }
 
+/// A filter that answers 403 is told from an upstream that refuses: one is asked to let through, the other for credentials.
+#[tokio::test]
+async fn a_refusal_of_a_filter_is_no_refusal_of_the_upstream() {
+    let bodies = [
+        ("<html><title>Category: containers</title></html>", true),
+        ("<html><head><title>403 Forbidden</title></head></html>", false),
+        (r#"{"errors":[{"code":"DENIED","message":"not yours"}]}"#, false),
+    ];
+    for (body, is_filter) in bodies {
+        let server = Server::start(move |_| reply(403).body(body)).await;
+        let blob = descriptor(&content(1000));
+        let error =
+            plain_client().blob(&repository(&server.host()), &blob, &mut Memory::default()).await.unwrap_err();
+        assert_eq!(matches!(error, Error::BlockPage { .. }), is_filter, "{error}");
+        assert_eq!(matches!(error, Error::Unauthorized { .. }), !is_filter, "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_block_page_is_quoted() {
     let page = "<!DOCTYPE html><html><head><title>Access denied by policy</title></head></html>";
