@@ -333,3 +333,56 @@ fn what_refers_to_an_image_goes_along() {
         Ok(())
     });
 }
+
+/// Straight from a bundle, all of it or one platform, into a registry that wants to see a client's certificate.
+#[test]
+fn a_bundle_goes_into_a_registry_that_asks_for_a_certificate() {
+    let needs = [NEEDS, &[Need::Program("openssl")]].concat();
+    journey("a_bundle_goes_into_a_registry_that_asks_for_a_certificate", &needs, |folder| {
+        let image = application(folder, "carried")?;
+        let (naru, hosts) = store(folder, &[("library/app", "1", &image, "all")])?;
+        let bundle = folder.join("bundle");
+        let medium = bundle.to_str().context("a path")?;
+        naru.ok(["pack", "--all", "-o", medium])?;
+        let name = format!("{}/library/app", spelled(&hosts[0]));
+
+        let path = |name: &str| folder.join(name).to_str().map(str::to_owned).context("a path");
+        let certificate = |name: &str, more: &[&str]| -> Result<(String, String)> {
+            let (certificate, key) = (path(&format!("{name}.pem"))?, path(&format!("{name}.key"))?);
+            let made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", &key];
+            run("openssl", [&made[..], &["-out", &certificate, "-subj", &format!("/CN={name}")], more].concat())?;
+            Ok((certificate, key))
+        };
+        let no_ca = ["-addext", "basicConstraints=critical,CA:FALSE"];
+        let (server, server_key) =
+            certificate("server", &[&["-addext", "subjectAltName=IP:127.0.0.1"], &no_ca[..]].concat())?;
+        let (client, client_key) = certificate("client", &[])?;
+        let tls = format!(", tls: {{ certificate: {server}, key: {server_key}, clientcas: ['{client}'] }}");
+        let registry = Registry::with(folder, "asking", "127.0.0.1", &tls, "")?;
+        let target = registry.host();
+
+        // A machine that has the bundle and nothing else.
+        let other = Naru::new(folder, "other")?;
+        let push = ["push", "--from", medium, "--to", &target, "--ca", &server];
+        let refused = other.run(push)?;
+        ensure!(!refused.status.success() && refused.stderr.contains("hint: "), "{refused:?}");
+        other.list(&format!(
+            "images: []\nupstreams:\n  '{target}': {{ ca: '{server}', cert: '{client}', key: '{client_key}' }}\n"
+        ))?;
+        let one =
+            other.ok(["push", "--from", medium, "--to", &target, "--platform", "linux/arm64", "--prefix", "one"])?;
+        ensure!(one.stderr.contains("linux/arm64"), "{}", one.stderr);
+        other.ok(["push", "--from", medium, "--to", &target])?;
+        ensure!(!other.store().exists(), "a store was made for it");
+        let digest = |repository: &str| -> Result<String> {
+            let url = format!("https://{target}/v2/{repository}/manifests/1");
+            let accept = "Accept: application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
+            let shown = ["--cacert", &server, "--cert", &client, "--key", &client_key, "--header", accept];
+            Ok(journeys::digest_of(&http::request(&url, &shown, None)?.body))
+        };
+        ensure!(digest(&name)? == image.digest());
+        // docker-registry refuses an index of which a child is missing.
+        ensure!(digest(&format!("one/{name}"))? == image.documents[1].digest);
+        Ok(())
+    });
+}

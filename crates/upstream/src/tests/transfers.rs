@@ -153,8 +153,7 @@ async fn a_refusal_of_a_filter_is_no_refusal_of_the_upstream() {
     for (body, is_filter) in bodies {
         let server = Server::start(move |_| reply(403).body(body)).await;
         let blob = descriptor(&content(1000));
-        let error =
-            plain_client().blob(&repository(&server.host()), &blob, &mut Memory::default()).await.unwrap_err();
+        let error = plain_client().blob(&repository(&server.host()), &blob, &mut Memory::default()).await.unwrap_err();
         assert_eq!(matches!(error, Error::BlockPage { .. }), is_filter, "{error}");
         assert_eq!(matches!(error, Error::Unauthorized { .. }), !is_filter, "{error}");
     }
