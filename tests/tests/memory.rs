@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use journeys::image::Blob;
-use journeys::{Folder, Naru, Need, Outcome, http, journey, run};
+use journeys::{Folder, Naru, Need, Outcome, Registry, http, journey, run};
 use serde_json::json;
 
 const LIMIT: u64 = 256 << 20;
@@ -81,7 +81,7 @@ fn saved(folder: &Folder) -> Result<PathBuf> {
 
 #[test]
 fn every_command_is_content_with_256_mib() {
-    journey("every_command_is_content_with_256_mib", &[Need::Root], |folder| {
+    journey("every_command_is_content_with_256_mib", &[Need::Root, Need::Program("docker-registry")], |folder| {
         let gib = std::env::var("NARU_MEMORY_GIB").ok().and_then(|given| given.parse::<u64>().ok()).unwrap_or(1);
         let group = Group::new(LIMIT)?;
 
@@ -109,10 +109,16 @@ fn every_command_is_content_with_256_mib() {
         let medium = bundle.to_str().context("a path of our own")?;
         limited(&outside, &["lock"])?;
         limited(&outside, &["pull"])?;
-        limited(&outside, &["pack", "-o", medium, "--volume-size", "300MiB"])?;
+        limited(&outside, &["pack", "-o", medium, "--volume-size", "300MiB", "--parity", "1"])?;
         limited(&outside, &["verify", medium])?;
         limited(&outside, &["report", "--format", "json", medium])?;
         limited(&inside, &["load", medium])?;
+        let receipt = folder.join("receipt");
+        limited(&inside, &["receipt", "-o", receipt.to_str().context("a path of our own")?])?;
+        std::fs::remove_file(bundle.join("naru-0002.tar"))?;
+        let back = folder.join("back");
+        limited(&outside, &["verify", "--repair", back.to_str().context("a path of our own")?, medium])?;
+        ensure!(back.join("naru-0002.tar").exists(), "it was not brought back");
         // Archives of others: as they are, and by compressors that were given all the memory they can use.
         let saved = saved(folder)?;
         let saved = saved.to_str().context("a path of our own")?;
@@ -123,6 +129,12 @@ fn every_command_is_content_with_256_mib() {
             let as_name = format!("image:{name}:1");
             let fresh = Naru::new(folder, name)?;
             limited(&fresh, &["load", "--as", &as_name, &format!("{saved}{ending}")])?;
+            if ending.is_empty() {
+                let registry = Registry::start(folder, "target")?;
+                limited(&fresh, &["push", "--to", &registry.host(), "plain:1"])?;
+                let out = folder.join("exported.tar");
+                limited(&fresh, &["export", "plain:1", "-o", out.to_str().context("a path of our own")?])?;
+            }
         }
         limited(&inside, &["fsck"])?;
 
