@@ -35,7 +35,7 @@ journey: ## One journey with real clients, with what it prints: make journey NAM
 	$(CARGO) build --package naru
 	$(CARGO) test --package journeys --test $(NAME) -- --nocapture $(ARGS)
 
-soak: ## The journeys that kill and cut, again and again with other seeds, for SECONDS= (600)
+soak: ## The journeys that kill and cut, with other seeds each time: 1 000 kills, and SECONDS= (600)
 	bench/soak $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),600)
 
 fuzz: ## Each parser of foreign bytes for SECONDS= (60)

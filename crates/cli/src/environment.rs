@@ -66,6 +66,11 @@ impl Environment {
         self.is_root
     }
 
+    /// The store that `NARU_STORE` names.
+    pub(crate) fn named_store(&self) -> Option<PathBuf> {
+        self.store.clone()
+    }
+
     /// Where the store is when no flag says: `NARU_STORE`, or `/var/lib/naru` for root, the user's data folder otherwise.
     ///
     /// # Errors

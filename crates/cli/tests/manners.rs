@@ -99,6 +99,34 @@ fn what_only_looks_makes_no_store() {
 }
 
 #[test]
+fn what_was_local_comes_back_as_it_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| said(folder.path(), &naru(folder.path(), arguments));
+    run(&["image"]);
+    let name = concat!("naru:", env!("CARGO_PKG_VERSION"));
+    assert!(run(&["ls"]).contains(name));
+    let removed = run(&["rm", name]);
+    assert!(removed.contains("`naru restore 1 --local` takes it back"), "{removed}");
+    run(&["restore", "1", "--local"]);
+    assert!(run(&["ls"]).contains(name));
+}
+
+#[test]
+fn what_is_no_store_is_not_given_away() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("thesis.txt"), "years").unwrap();
+    let place = folder.path().to_str().unwrap();
+    for place in [place, "/"] {
+        let output = naru(folder.path(), &["install", "--dry-run", "--store", place]);
+        let said = said(folder.path(), &output);
+        assert!(output.status.code() == Some(2) && said.contains("is no store") && !said.contains("chown"), "{said}");
+    }
+    // Without a flag it is the store that every other command means.
+    let said = said(folder.path(), &naru(folder.path(), &["install", "--dry-run"]));
+    assert!(said.contains("DIR/store"), "{said}");
+}
+
+#[test]
 fn offline_asks_nobody() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("naru.yaml"), "images: [nginx]\n").unwrap();

@@ -265,6 +265,10 @@ impl Error {
             Self::Document { .. } => {
                 "`naru init -f OTHER.yaml` writes an example of everything that it may hold".to_owned()
             }
+            Self::TooLarge { .. } => {
+                "divide it: a packing list of its own (`-f`) for a part of the things; one store takes them all"
+                    .to_owned()
+            }
             Self::Disagree { .. } => "keep one of the two".to_owned(),
             Self::NewerLock { .. } => "use the naru that wrote it, or a newer one".to_owned(),
             Self::EditedLock { .. } => "change the packing list instead, and run `naru lock`".to_owned(),

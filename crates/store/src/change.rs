@@ -439,7 +439,10 @@ impl Writing<'_> {
         log: &mut Vec<Logged>,
     ) -> Result<()> {
         let named = match repository.kind {
-            artifact::Kind::Image => valid_tag(&entry.name) || entry.name.parse::<Digest>().is_ok(),
+            // Who names a digest gets it, and nothing else.
+            artifact::Kind::Image => {
+                valid_tag(&entry.name) || entry.name.parse::<Digest>().is_ok_and(|named| named == entry.digest)
+            }
             _ => valid_path(&entry.name),
         };
         if !named {

@@ -163,6 +163,21 @@ async fn the_same_bytes_are_kept_once() {
     .await;
 }
 
+#[tokio::test]
+async fn who_names_a_digest_gets_it_and_nothing_else() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::image("a.io", "x");
+        let document = manifest(&[]);
+        let digest = Digest::of(&document);
+        let mut change = Change::new();
+        change.manifest(&repository, &digest, document, "", HashSet::new());
+        change.entry(&repository, entry(&Digest::of(b"another").to_string(), digest, 5));
+        assert!(matches!(store.apply(change).await.unwrap_err(), Error::Name(_)));
+    })
+    .await;
+}
+
 /// Who hangs up in the middle of a change leaves no copy behind, whether the change was made or not.
 #[tokio::test]
 async fn who_is_gone_leaves_nothing_behind() {

@@ -189,8 +189,10 @@ async fn attempt(
         }
         sink.write(chunk).await?;
     }
-    if source.size.is_some_and(|size| sink.len() < size) {
-        return Err(Error::Cut { url, received: sink.len(), expected: source.size });
+    // A server may send less than was asked for, and says of how much it was.
+    let size = source.size.or(total);
+    if size.is_some_and(|size| sink.len() < size) {
+        return Err(Error::Cut { url, received: sink.len(), expected: size });
     }
     Ok(Remote { size: Some(sink.len()), ..remote })
 }

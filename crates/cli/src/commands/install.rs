@@ -40,8 +40,10 @@ pub(crate) struct Request {
 }
 
 pub(crate) fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
-    let store = context.store.clone().unwrap_or_else(|| PathBuf::from("/var/lib/naru"));
+    let store = context.store.clone().or_else(|| context.environment.named_store());
+    let store = store.unwrap_or_else(|| PathBuf::from("/var/lib/naru"));
     let root = request.root.as_deref().unwrap_or(Path::new("/"));
+    refuse_what_is_no_store(&below(root, &store))?;
     let machine = Machine::look(root);
     let steps = plan(&machine, &store, request.port)?;
     let is_ours = context.environment.is_root() || request.root.is_some();
@@ -71,6 +73,21 @@ pub(crate) fn run(request: &Request, context: &Context, voice: &Speaker) -> anyh
     }
     voice.say("naru serves now; the admin token of the first start: journalctl -u naru");
     Ok(Exit::Done)
+}
+
+/// All of the store's folder is given to the server's user: it had better be one.
+fn refuse_what_is_no_store(folder: &Path) -> anyhow::Result<()> {
+    let is_ours = |name: &std::ffi::OsStr| {
+        ["lost+found", "serve.yaml", "naru.yaml", "naru.lock", ".snapshot"].iter().any(|known| name == *known)
+    };
+    let Ok(mut entries) = fs::read_dir(folder) else { return Ok(()) };
+    if folder.join("naru.db").exists() || entries.all(|entry| entry.is_ok_and(|entry| is_ours(&entry.file_name()))) {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{} has something in it, and is no store", folder.display()))
+        .hint("name an empty folder, or one that naru made, with --store")
+        .exit(Exit::Usage)
+        .into())
 }
 
 /// What systemd says of the service: `active`, `activating`, `failed`.

@@ -74,7 +74,11 @@ fn previous(path: &Path, voice: &Speaker) -> anyhow::Result<Option<Lock>> {
     }
     match Lock::read(path) {
         Ok(lock) => Ok(Some(lock)),
-        Err(error @ (collect::Error::EditedLock { .. } | collect::Error::Document { .. })) => {
+        Err(
+            error @ (collect::Error::EditedLock { .. }
+            | collect::Error::Document { .. }
+            | collect::Error::TooLarge { .. }),
+        ) => {
             voice.warn(&format!("{error}; everything is resolved again"));
             Ok(None)
         }

@@ -72,7 +72,7 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
 
     voice.say("\n── Onto the medium, in volumes of 10 MiB.");
     journey.naru(&["pack", "-f", list, "--store", outside, "-o", medium, "--volume-size", "10MiB"]).await?;
-    journey.naru(&["verify", medium]).await?;
+    journey.naru(&["verify", "--store", outside, medium]).await?;
 
     voice.say("\n── Sealed side: an empty store. The upstream is gone.");
     origin.end().await;

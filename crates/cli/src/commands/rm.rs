@@ -27,7 +27,9 @@ pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> an
     let applied = store.apply(change).await?;
     changed(&applied, voice)?;
     if let Some(generation) = applied.generation {
-        voice.say(&format!("`naru restore {}` takes it back", generation - 1));
+        let is_local = applied.replaced.iter().any(|change| change.repository.is_local());
+        let local = if is_local { " --local" } else { "" };
+        voice.say(&format!("`naru restore {}{local}` takes it back", generation - 1));
     }
     Ok(Exit::Done)
 }

@@ -340,7 +340,11 @@ impl Asked {
         }
         // A site that lets nobody look around is set up all the same, for the upstreams that everybody uses.
         let catalog: Catalog = get("/v2/_catalog").await.ok().map(|bytes| read(&bytes)).unwrap_or_default();
-        let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
+        // A local repository's first part may look like one, and be none.
+        let is_host = |part: &str| {
+            (part.contains(['.', ':']) || part == "localhost")
+                && artifact::normalise_host(part).is_some_and(|host| host == part)
+        };
         let first = |name: &String| name.split_once('/').map(|(host, _)| host.to_owned());
         let hosts = catalog.repositories.iter().filter_map(first).filter(|host| is_host(host)).collect();
         let mut pause = None;

@@ -70,7 +70,10 @@ impl Lock {
         let read: Read = yaml::parse(path, &text)?;
         let whole =
             |manifests: &[super::LockedManifest], digest| manifests.first().is_some_and(|one| one.digest == digest);
-        if !read.lock.images.iter().all(|image| whole(&image.manifests, image.digest)) {
+        // What the list pins must be what is locked: whoever computes the sum anew can write what they like.
+        let is_pinned =
+            |image: &super::LockedImage| image.reference.digest().is_none_or(|pinned| *pinned == image.digest);
+        if !read.lock.images.iter().all(|image| whole(&image.manifests, image.digest) && is_pinned(image)) {
             return Err(edited());
         }
         Ok(read.lock)
@@ -91,13 +94,20 @@ impl Lock {
     /// When the folder cannot be written to.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = self.print(path)?;
+        if text.len() as u64 > yaml::LOCK_LIMIT {
+            return Err(Error::TooLarge { path: path.to_owned(), limit: yaml::LOCK_LIMIT });
+        }
         if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
             return Ok(());
         }
         let partial = path.with_extension("lock.partial");
         let written = std::fs::File::create(&partial)
             .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| std::fs::rename(&partial, path));
+            .and_then(|()| std::fs::rename(&partial, path))
+            .and_then(|()| {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                std::fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+            });
         written.map_err(|source| {
             let _ = std::fs::remove_file(&partial);
             Error::Io { path: path.to_owned(), source }

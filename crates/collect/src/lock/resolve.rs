@@ -204,7 +204,11 @@ impl Locking<'_> {
             Err(upstream::Error::NotFound { .. }) => {
                 Ok(Some(format!("its upstream has no tag {tag}; the digest was taken")))
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                // It comes from a mirror, and who has the tag is away: the digest is what was wished for.
+                self.progress.warn(&format!("{reference}: whether its tag is that digest was not seen: {error}"));
+                Ok(None)
+            }
         }
     }
 
@@ -309,19 +313,23 @@ impl Locking<'_> {
             Some(_) => self.client.head(&wish.url).await?,
             None => upstream::Remote::default(),
         };
-        let (digest, size, last_modified) = if let (Some(digest), Some(size)) = (expected, head.size) {
-            (digest, size, head.last_modified)
-        } else {
-            // Nobody says what it is, or how large: its bytes do.
-            self.progress.say(&format!("{}: reading it whole, to learn its size and sha256", wish.url));
-            let mut sink = Hashing::default();
-            let remote = self.client.file(&wish.url, None, &mut sink).await?;
-            let (found, size) = sink.finish();
-            if let Some(expected) = expected.filter(|expected| *expected != found) {
-                return Err(Error::WrongFile { name: wish.url.to_string(), expected, found });
-            }
-            (found, size, remote.last_modified)
-        };
+        let (digest, size, last_modified) =
+            if let (Some(digest), Some(size)) =
+                // Some servers say nothing of the length but that it is none.
+                (expected, head.size.filter(|size| *size > 0 || expected == Some(Digest::of(b""))))
+            {
+                (digest, size, head.last_modified)
+            } else {
+                // Nobody says what it is, or how large: its bytes do.
+                self.progress.say(&format!("{}: reading it whole, to learn its size and sha256", wish.url));
+                let mut sink = Hashing::default();
+                let remote = self.client.file(&wish.url, None, &mut sink).await?;
+                let (found, size) = sink.finish();
+                if let Some(expected) = expected.filter(|expected| *expected != found) {
+                    return Err(Error::WrongFile { name: wish.url.to_string(), expected, found });
+                }
+                (found, size, remote.last_modified)
+            };
         let trust = wish.check.trust();
         if trust == Trust::FirstUse {
             let sum = digest.hex();

@@ -131,6 +131,19 @@ fn an_edit_is_noticed() {
     assert!(Lock::parse(Path::new(AT), &merged).is_err());
 }
 
+/// Whoever computes the sum anew still cannot have another digest go by a pinned one.
+#[test]
+fn what_the_list_pins_is_what_is_locked() {
+    let pinned = format!("nginx@{}", digest("another"));
+    let mut lock = Lock { images: vec![image("nginx")], ..Lock::default() };
+    lock.images[0].reference = pinned.parse().unwrap();
+    let text = lock.print(Path::new(AT)).unwrap();
+    assert!(matches!(Lock::parse(Path::new(AT), &text).unwrap_err(), Error::EditedLock { .. }));
+    lock.images[0].reference = format!("nginx:1@{}", lock.images[0].digest).parse().unwrap();
+    let text = lock.print(Path::new(AT)).unwrap();
+    assert_eq!(Lock::parse(Path::new(AT), &text).unwrap(), lock);
+}
+
 #[test]
 fn a_newer_lock_is_refused_by_name() {
     let text = "version: 7\nsomething: new\n";

@@ -57,6 +57,12 @@ fn toml(part: &str, existing: &str) -> Result<String, String> {
                 }
             }
         }
+        if registry.contains_key("mirrors") {
+            // Nor with it beside them; only an empty one does no harm.
+            if target.get("config_path").and_then(Item::as_str).is_some_and(|path| !path.is_empty()) {
+                target.remove("config_path");
+            }
+        }
         join(target, registry)?;
     }
     let (path, key) = SANDBOX[from];
@@ -257,6 +263,19 @@ mod tests {
         insta::assert_snapshot!("merged-3", merged(Client::Containerd, "1.7.20", "version = 3\n# Nothing else.\n"));
         insta::assert_snapshot!("merged-1", merged(Client::Containerd, "1.7.20", "root = '/data'\n"));
         insta::assert_snapshot!("merged-old", merged(Client::Containerd, "1.5.18", old));
+    }
+
+    /// A CRI plug-in that has both does not load, and with it no pod starts.
+    #[test]
+    fn mirrors_and_a_folder_of_hosts_never_meet() {
+        let old =
+            "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry]\n  config_path = '/etc/containerd/certs.d'\n";
+        let text = merged(Client::Containerd, "1.5.18", old);
+        assert!(text.contains("mirrors") && !text.contains("config_path"), "{text}");
+        let back = merged(Client::Containerd, "1.7.20", &text);
+        assert!(!back.contains("mirrors") && back.contains("config_path"), "{back}");
+        let empty = old.replace("/etc/containerd/certs.d", "");
+        assert!(merged(Client::Containerd, "1.5.18", &empty).contains("config_path = ''"));
     }
 
     #[test]

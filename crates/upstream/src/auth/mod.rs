@@ -37,12 +37,31 @@ pub(crate) struct Access {
 
 type Slot = Arc<AsyncMutex<Option<Held>>>;
 
+/// What one answer of a server is about. Images and plain files of a host are guarded by different doors, and what was
+/// said over TLS is not repeated where others listen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Door {
+    host: String,
+    is_repository: bool,
+    is_confidential: bool,
+}
+
+impl Door {
+    fn of(transport: &Transport, access: &Access, url: &Url) -> Self {
+        Self {
+            host: access.host.clone(),
+            is_repository: access.name.is_some(),
+            is_confidential: transport.is_confidential(url),
+        }
+    }
+}
+
 /// Every credential and token of this process.
 pub(crate) struct Authority {
     credentials: Credentials,
     /// What a host wanted the last time, so that the next repository need not be refused first.
-    challenges: Mutex<HashMap<String, Challenge>>,
-    held: Mutex<HashMap<Access, Slot>>,
+    challenges: Mutex<HashMap<Door, Challenge>>,
+    held: Mutex<HashMap<(Access, bool), Slot>>,
 }
 
 impl Authority {
@@ -53,9 +72,10 @@ impl Authority {
 
     /// What is known to be wanted: a kept token, or a new one where the host is known to ask for them.
     pub(crate) async fn ready(&self, transport: &Transport, access: &Access, url: &Url) -> Result<Option<HeaderValue>> {
-        let known = self.challenges.lock().unwrap_or_else(PoisonError::into_inner).get(&access.host).cloned();
+        let door = Door::of(transport, access, url);
+        let known = self.challenges.lock().unwrap_or_else(PoisonError::into_inner).get(&door).cloned();
         let Some(challenge) = known else { return Ok(None) };
-        let slot = self.slot(access);
+        let slot = self.slot(access, door.is_confidential);
         let mut slot = slot.lock().await;
         if slot.as_ref().is_none_or(|held| !held.is_fresh()) {
             *slot = self.meet(transport, access, url, &challenge).await?;
@@ -74,6 +94,7 @@ impl Authority {
     ) -> Result<Option<HeaderValue>> {
         let lines = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
         let Some(mut challenge) = challenge::choose(lines) else { return Ok(None) };
+        let door = Door::of(transport, access, url);
         let mut general = Challenge::Basic;
         if let Challenge::Bearer { realm, service, .. } = &mut challenge {
             if let Ok(absolute) = url.join(realm) {
@@ -82,8 +103,8 @@ impl Authority {
             // The scope is this repository's.
             general = Challenge::Bearer { realm: realm.clone(), service: service.clone(), scope: None };
         }
-        self.challenges.lock().unwrap_or_else(PoisonError::into_inner).insert(access.host.clone(), general);
-        let slot = self.slot(access);
+        self.challenges.lock().unwrap_or_else(PoisonError::into_inner).insert(door.clone(), general);
+        let slot = self.slot(access, door.is_confidential);
         let mut slot = slot.lock().await;
         // Somebody else may have been here while we waited.
         if let Some(held) = slot.as_ref().filter(|held| held.is_fresh() && Some(&held.header) != used) {
@@ -93,8 +114,9 @@ impl Authority {
         Ok(slot.as_ref().map(|held| held.header.clone()).filter(|header| Some(header) != used))
     }
 
-    fn slot(&self, access: &Access) -> Slot {
-        Arc::clone(self.held.lock().unwrap_or_else(PoisonError::into_inner).entry(access.clone()).or_default())
+    fn slot(&self, access: &Access, is_confidential: bool) -> Slot {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(held.entry((access.clone(), is_confidential)).or_default())
     }
 
     async fn meet(

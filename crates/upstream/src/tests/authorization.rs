@@ -147,6 +147,27 @@ async fn basic_from_a_credential_file() {
     assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
 }
 
+/// What was said over TLS is kept for TLS, and what guards images is not asked of plain files.
+#[tokio::test]
+async fn what_is_kept_goes_through_no_other_door() {
+    let client = client([("a.example".to_owned(), with_password())]);
+    let mut headers = http::HeaderMap::new();
+    headers.insert("www-authenticate", r#"Basic realm="x""#.parse().unwrap());
+    let image = crate::auth::Access { host: "a.example".to_owned(), name: Some("app".to_owned()), pushes: false };
+    let file = crate::auth::Access { name: None, ..image.clone() };
+    let (tls, plain) = (super::url("https://a.example/x"), super::url("http://a.example/x"));
+    let (transport, authority) = (&client.inner.transport, &client.inner.authority);
+    for access in [&image, &file] {
+        assert!(authority.ready(transport, access, &tls).await.unwrap().is_none(), "nobody has asked yet");
+        let answered = authority.answer(transport, access, &tls, &headers, None).await.unwrap();
+        assert_eq!(answered.unwrap(), BASIC);
+        assert_eq!(authority.ready(transport, access, &tls).await.unwrap().unwrap(), BASIC);
+        assert!(authority.ready(transport, access, &plain).await.unwrap().is_none(), "others listen there");
+        authority.answer(transport, access, &plain, &headers, None).await.unwrap_err();
+        assert!(authority.ready(transport, access, &plain).await.is_err(), "asked for it, and not given");
+    }
+}
+
 #[tokio::test]
 async fn storage_and_mirrors_never_see_the_registry_s_credentials() {
     let bytes = content(100);

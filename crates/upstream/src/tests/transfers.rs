@@ -55,6 +55,26 @@ async fn a_server_that_cannot_continue_begins_again() {
     }
 }
 
+/// A server may send less than was asked for; of a file whose size nobody knows that is not the end.
+#[tokio::test]
+async fn a_short_part_is_not_the_end() {
+    let bytes = content(10_240);
+    let served = bytes.clone();
+    let server = Server::start(move |request| match request.offset() {
+        None => reply(200).body(&*served).cut(1000),
+        Some(at) => {
+            let at = usize::try_from(at).unwrap();
+            let end = (at + 1000).min(served.len());
+            let range = format!("bytes {at}-{}/{}", end - 1, served.len());
+            reply(206).header("content-range", range).body(&served[at..end])
+        }
+    })
+    .await;
+    let mut sink = Memory::default();
+    plain_client().file(&url(&server.url("/tool")), None, &mut sink).await.unwrap();
+    assert!(sink.bytes == bytes, "{} bytes", sink.bytes.len());
+}
+
 #[tokio::test]
 async fn one_that_never_gets_on_is_given_up() {
     let server = Server::start(|_| reply(200).body(content(1000)).cut(10)).await;

@@ -110,7 +110,7 @@ pub(super) fn plan(machine: &Machine, store: &Path, port: u16) -> Result<Vec<Ste
     }
     steps.push(Step::Folder { path: store.to_owned(), mode: 0o750, owner: Some(USER.to_owned()) });
     // What root has loaded before belongs to the server's user too.
-    steps.push(run(format!("chown -R -h {USER}:{USER} {path}")));
+    steps.push(run(format!("chown -R -h {USER}:{USER} {path}/")));
     if machine.selinux {
         if path != STORE && machine.has("semanage") {
             steps.push(run(format!("semanage fcontext -a -t var_lib_t '{path}(/.*)?'")));

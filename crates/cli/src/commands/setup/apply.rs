@@ -108,9 +108,17 @@ struct Written {
     /// Whether its user changed it between two runs: only the user knows what it should go back to.
     #[serde(default)]
     edited: bool,
+    /// Of what earlier runs wrote: a later one that was cut short may have left it there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<Digest>,
 }
 
 impl Written {
+    /// Whether a file's digest is of something that was written here.
+    fn wrote(&self, now: Option<Digest>) -> bool {
+        now.is_some_and(|now| now == self.sha256 || self.earlier.contains(&now))
+    }
+
     fn backup(&self) -> String {
         format!("{}{BACKUP}", self.path)
     }
@@ -198,17 +206,20 @@ pub(super) fn apply(client: Client, changes: &[Change], machine: &Machine) -> an
         let sha256 = Digest::of(change.new.as_bytes());
         make_folders(Path::new(&change.path), machine, &mut record)?;
         if let Some(known) = record.files.iter_mut().find(|known| known.path == change.path) {
-            let is_ours = old == Some(known.sha256) || old == known.before;
+            let is_ours = known.wrote(old) || old == known.before;
             if !is_ours && !change.part {
                 return Err(Failure::new(format!("{} was edited since naru wrote it", change.path))
                     .hint("move it away when nobody needs the edit; then run the same again")
                     .into());
             }
             known.edited |= !is_ours;
+            if known.sha256 != sha256 && !known.earlier.contains(&known.sha256) {
+                known.earlier.push(known.sha256);
+            }
             known.sha256 = sha256;
             continue;
         }
-        let written = Written { path: change.path.clone(), sha256, before: old, edited: false };
+        let written = Written { path: change.path.clone(), sha256, before: old, edited: false, earlier: Vec::new() };
         if old.is_some() {
             back_up(&machine.to_write(&change.path)?, &machine.to_write(&written.backup())?)?;
         }
@@ -267,7 +278,7 @@ pub(super) fn undo(client: Client, machine: &Machine) -> anyhow::Result<Vec<(&'s
     let digest = |path: &str| anyhow::Ok(machine.read(path)?.map(|bytes| Digest::of(&bytes)));
     for file in &record.files {
         let now = digest(&file.path)?;
-        if file.edited || (now != Some(file.sha256) && now != file.before) {
+        if now != file.before && (file.edited || !file.wrote(now)) {
             let failure = Failure::new(format!("{} was edited since naru wrote it: nothing is undone", file.path));
             return Err(match file.before {
                 Some(_) => failure.hint(format!("what was there before is {}", file.backup())),

@@ -94,6 +94,42 @@ fn a_run_that_was_cut_can_be_undone_and_run_again() {
     assert_eq!(tree(root.path()), before);
 }
 
+/// The record is written before the files: a second run may be cut between them.
+#[test]
+fn a_second_run_that_was_cut_can_be_undone_and_run_again() {
+    let (root, machine) = machine();
+    let before = tree(root.path());
+    for again in [true, false] {
+        apply_to(&machine, "https://one:5000").unwrap();
+        let all = ["/etc/containerd/config.toml", "/etc/containerd/certs.d/_default/hosts.toml"];
+        let written: Vec<_> = all.iter().map(|path| fs::read(machine.at(path)).unwrap()).collect();
+        apply_to(&machine, "https://two:5000").unwrap();
+        for (path, bytes) in all.iter().zip(written) {
+            fs::write(machine.at(path), bytes).unwrap();
+        }
+        if again {
+            assert_eq!(apply_to(&machine, "https://two:5000").unwrap(), 1);
+        }
+        undo(Client::Containerd, &machine).unwrap();
+        assert_eq!(tree(root.path()), before);
+    }
+}
+
+/// An edit stands in the way of going back only as long as it is there.
+#[test]
+fn what_its_user_gave_back_is_as_it_was() {
+    let (root, machine) = machine();
+    let before = tree(root.path());
+    apply_to(&machine, "https://one:5000").unwrap();
+    let config = machine.at("/etc/containerd/config.toml");
+    fs::write(&config, "# other\nversion = 2\n").unwrap();
+    apply_to(&machine, "https://one:5000").unwrap();
+    undo(Client::Containerd, &machine).unwrap_err();
+    fs::copy(machine.at("/etc/containerd/config.toml.before-naru"), &config).unwrap();
+    undo(Client::Containerd, &machine).unwrap();
+    assert_eq!(tree(root.path()), before);
+}
+
 #[test]
 fn links_lead_nowhere() {
     let (root, machine) = machine();
