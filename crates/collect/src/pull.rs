@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use artifact::{Digest, Entry, Manifest, Progress, Reference, Repository, Trust};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use store::{Change, NewBlob, Replaced, Store};
 use tokio::sync::{OnceCell, Semaphore};
 use upstream::{Client, Sink as _};
@@ -22,7 +23,7 @@ use crate::local;
 use crate::lock::{Lock, LockedBlob, LockedFile, LockedImage, LockedLocal};
 use crate::readable;
 use crate::sink::Storing;
-use crate::together::together;
+use crate::together::{each, together};
 
 /// Jobs at a time.
 const JOBS: usize = 16;
@@ -61,22 +62,10 @@ pub async fn pull(
     let pulling = Pulling::begin(lock, folder, client, store, progress).await?;
     let images = lock.images.iter().map(Job::Image);
     let jobs = images.chain(lock.files.iter().map(Job::File)).chain(lock.local.iter().map(Job::Local));
-    let pulling = &pulling;
-    let work: Vec<_> = jobs
-        .map(|job| {
-            async move {
-                let done = match job {
-                    Job::Image(image) => pulling.image(image).await,
-                    Job::File(file) => pulling.file(file).await,
-                    Job::Local(file) => pulling.local(file).await,
-                };
-                done.map_err(|error| Failure { name: job.name(), error })
-            }
-            .boxed()
-        })
-        .collect();
-    let total = work.len();
-    let done = together(JOBS, work).await;
+    let jobs: Vec<_> = jobs.collect();
+    let total = jobs.len();
+    let running = &pulling;
+    let done = each(JOBS, &jobs, &|job| running.job(job)).await;
     progress.end();
     let mut pulled = pulling.pulled();
     let mut failures = Vec::new();
@@ -179,6 +168,18 @@ impl<'a> Pulling<'a> {
             sizes,
             permits: Semaphore::new(BLOBS),
         })
+    }
+
+    fn job<'b>(&'b self, job: &'b Job<'_>) -> BoxFuture<'b, Result<Vec<Replaced>, Failure>> {
+        async move {
+            let done = match job {
+                Job::Image(image) => self.image(image).await,
+                Job::File(file) => self.file(file).await,
+                Job::Local(file) => self.local(file).await,
+            };
+            done.map_err(|error| Failure { name: job.name(), error })
+        }
+        .boxed()
     }
 
     /// What was fetched so far.
