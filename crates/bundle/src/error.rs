@@ -334,7 +334,7 @@ impl Error {
             Self::Key { .. } => "a key is what `naru key new` wrote, or minisign (without a password)".to_owned(),
             Self::Findings { .. } => "write it with `trivy image --format json` or `grype --output json`".to_owned(),
             Self::StoreDamaged { .. } => {
-                "`naru fsck` tells what is wrong; `naru pull` fetches it again once `naru rm` has dropped it".to_owned()
+                "`naru fsck` sets it aside; then `naru pull`, or a load of what brought it, brings it again".to_owned()
             }
             Self::Incomplete { .. } => "`naru show` tells what of it is here; load or pull the rest first".to_owned(),
             Self::Tree { .. } => "the bundle was made by a faulty or hostile program; do not load it".to_owned(),
