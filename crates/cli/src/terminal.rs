@@ -36,6 +36,41 @@ pub(crate) fn this_user() -> String {
 /// A voice, as commands pass it on.
 pub(crate) type Speaker = Arc<dyn Voice>;
 
+/// Passes on what a command says, and has `hear` look at its answers.
+pub(crate) struct Overheard<F> {
+    pub(crate) voice: Speaker,
+    pub(crate) hear: F,
+}
+
+impl<F: Fn(&Value) + Send + Sync> Voice for Overheard<F> {
+    fn answer(&self, text: &str, value: &Value) -> anyhow::Result<()> {
+        (self.hear)(value);
+        self.voice.answer(text, value)
+    }
+
+    fn by(&self) -> String {
+        self.voice.by()
+    }
+}
+
+impl<F: Send + Sync> Progress for Overheard<F> {
+    fn say(&self, line: &str) {
+        self.voice.say(line);
+    }
+    fn warn(&self, line: &str) {
+        self.voice.warn(line);
+    }
+    fn begin(&self, phase: &str, total: u64) {
+        self.voice.begin(phase, total);
+    }
+    fn advance(&self, bytes: u64) {
+        self.voice.advance(bytes);
+    }
+    fn end(&self) {
+        self.voice.end();
+    }
+}
+
 /// Whoever read our standard output has closed it (`naru ls | head`).
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads the output any more")]

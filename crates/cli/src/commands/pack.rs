@@ -18,7 +18,7 @@ use super::{Context, Work, by_who_holds_it, export, lock};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::size::{VolumeSize, size};
-use crate::terminal::{Speaker, Voice};
+use crate::terminal::{Overheard, Speaker};
 
 /// What to pack, and how.
 #[derive(Clone, Debug, clap::Args)]
@@ -87,10 +87,17 @@ enum Before {
 pub(crate) async fn begin(mut request: Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
     loop {
         let (work, files) = order(&request, context)?;
-        let heard = Arc::new(Hearing { voice: Arc::clone(voice), rest: Mutex::default() });
-        let speaker: Speaker = heard.clone();
+        let heard: Arc<Mutex<Option<(usize, usize)>>> = Arc::default();
+        let hearing = Arc::clone(&heard);
+        let hear = move |value: &Value| {
+            if let Some(rest) = value.get("rest") {
+                let rest = serde_json::from_value(rest.clone()).unwrap_or_default();
+                *hearing.lock().unwrap_or_else(PoisonError::into_inner) = rest;
+            }
+        };
+        let speaker: Speaker = Arc::new(Overheard { voice: Arc::clone(voice), hear });
         let exit = by_who_holds_it(work, files, context, &speaker).await?;
-        let rest = heard.rest.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let rest = heard.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((first, last)) = rest else { return Ok(exit) };
         let out = request.output.display();
         voice.say(&format!(
@@ -108,43 +115,6 @@ pub(crate) async fn begin(mut request: Request, context: &Context, voice: &Speak
         }
         request.only = Some(first..=last);
         request.seed.clear();
-    }
-}
-
-/// Passes on what is said, and hears which volumes are left.
-struct Hearing {
-    voice: Speaker,
-    rest: Mutex<Option<(usize, usize)>>,
-}
-
-impl Voice for Hearing {
-    fn answer(&self, text: &str, value: &Value) -> anyhow::Result<()> {
-        if let Some(rest) = value.get("rest") {
-            let rest = serde_json::from_value(rest.clone()).unwrap_or_default();
-            *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = rest;
-        }
-        self.voice.answer(text, value)
-    }
-    fn by(&self) -> String {
-        self.voice.by()
-    }
-}
-
-impl Progress for Hearing {
-    fn say(&self, line: &str) {
-        self.voice.say(line);
-    }
-    fn warn(&self, line: &str) {
-        self.voice.warn(line);
-    }
-    fn begin(&self, phase: &str, total: u64) {
-        self.voice.begin(phase, total);
-    }
-    fn advance(&self, bytes: u64) {
-        self.voice.advance(bytes);
-    }
-    fn end(&self) {
-        self.voice.end();
     }
 }
 

@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use artifact::{Digest, Progress};
+use artifact::Digest;
 use bundle::Arrival;
 use serde_json::Value;
 
 use super::{Context, by_who_holds_it, load};
 use crate::exit::Exit;
 use crate::failure::{Failure, Report};
-use crate::terminal::{Speaker, Voice};
+use crate::terminal::{Overheard, Speaker};
 
 /// How often the folder is looked at. Whoever copies writes in that time, or the file's time stays as it is.
 const POLL: Duration = Duration::from_secs(1);
@@ -179,14 +179,22 @@ async fn load_these(
     context: &Context,
     voice: &Speaker,
 ) -> anyhow::Result<Taken> {
-    let listening = Arc::new(Listening { voice: Arc::clone(voice), heard: Mutex::default() });
-    let speaker: Speaker = listening.clone();
+    let heard: Arc<Mutex<BTreeMap<Digest, bool>>> = Arc::default();
+    let hearing = Arc::clone(&heard);
+    let hear = move |value: &Value| {
+        let of = |key: &str| value.get(key).and_then(Value::as_str);
+        if let (Some("load"), Some(Ok(id))) = (of("done"), of("bundle").map(Digest::from_hex)) {
+            let is_whole = value.get("pending").is_none_or(Value::is_null);
+            hearing.lock().unwrap_or_else(PoisonError::into_inner).insert(id, is_whole);
+        }
+    };
+    let speaker: Speaker = Arc::new(Overheard { voice: Arc::clone(voice), hear });
     let loaded = async {
         let (work, open) = load::order(&request.of(files.clone()))?;
         by_who_holds_it(work, open, context, &speaker).await
     };
     let Err(error) = loaded.await else {
-        return Ok(Taken::Loaded(std::mem::take(&mut *listening.lock())));
+        return Ok(Taken::Loaded(std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner))));
     };
     let Some(report) = Report::of(&error) else { return Err(error) };
     match report.exit {
@@ -204,49 +212,5 @@ async fn load_these(
             Ok(Taken::Refused)
         }
         _ => Err(error),
-    }
-}
-
-/// Passes on what is said, and hears which bundles are whole.
-struct Listening {
-    voice: Speaker,
-    heard: Mutex<BTreeMap<Digest, bool>>,
-}
-
-impl Listening {
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, bool>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Voice for Listening {
-    fn answer(&self, text: &str, value: &Value) -> anyhow::Result<()> {
-        let of = |key: &str| value.get(key).and_then(Value::as_str);
-        if let (Some("load"), Some(Ok(id))) = (of("done"), of("bundle").map(Digest::from_hex)) {
-            self.lock().insert(id, value.get("pending").is_none_or(Value::is_null));
-        }
-        self.voice.answer(text, value)
-    }
-
-    fn by(&self) -> String {
-        self.voice.by()
-    }
-}
-
-impl Progress for Listening {
-    fn say(&self, line: &str) {
-        self.voice.say(line);
-    }
-    fn warn(&self, line: &str) {
-        self.voice.warn(line);
-    }
-    fn begin(&self, phase: &str, total: u64) {
-        self.voice.begin(phase, total);
-    }
-    fn advance(&self, bytes: u64) {
-        self.voice.advance(bytes);
-    }
-    fn end(&self) {
-        self.voice.end();
     }
 }
