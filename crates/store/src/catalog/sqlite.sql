@@ -29,7 +29,8 @@ CREATE TABLE manifest (
     artifact_type TEXT,
     subject       BLOB,
     annotations   TEXT,
-    complete      INTEGER NOT NULL   -- every carried link is present, all the way down
+    complete      INTEGER NOT NULL,  -- every carried link is present, all the way down
+    renewed       INTEGER NOT NULL DEFAULT 0 -- when it was last brought or asked for, seconds since 1970
 ) STRICT;
 CREATE INDEX manifest_subject ON manifest (subject) WHERE subject IS NOT NULL;
 
@@ -46,19 +47,27 @@ CREATE INDEX link_child ON link (child);
 CREATE TABLE blob (
     digest BLOB PRIMARY KEY,
     size   INTEGER NOT NULL,
-    key    TEXT NOT NULL UNIQUE      -- where its bytes are, below blobs/
+    key    TEXT NOT NULL UNIQUE,     -- where its bytes are, below blobs/
+    renewed INTEGER NOT NULL DEFAULT 0 -- as in manifest
 ) STRICT;
+
+-- Keys whose bytes nothing names any more: they go, and then the row does.
+CREATE TABLE condemned (
+    key TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
 
 -- What a repository may show. Nothing else grants: a link does not.
 CREATE TABLE repository_blob (
     repository INTEGER NOT NULL REFERENCES repository,
     digest     BLOB NOT NULL,
+    renewed    INTEGER NOT NULL DEFAULT 0, -- when it was granted, asked for by whoever pushes, or an entry let go of it
     PRIMARY KEY (repository, digest)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX repository_blob_digest ON repository_blob (digest);
 CREATE TABLE repository_manifest (
     repository INTEGER NOT NULL REFERENCES repository,
     digest     BLOB NOT NULL,
+    renewed    INTEGER NOT NULL DEFAULT 0, -- as in repository_blob
     PRIMARY KEY (repository, digest)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX repository_manifest_digest ON repository_manifest (digest);

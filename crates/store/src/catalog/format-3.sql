@@ -1,0 +1,11 @@
+-- Makes format 3 of format 2. What is here when it is made counts as asked for just now.
+
+ALTER TABLE manifest ADD COLUMN renewed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE blob ADD COLUMN renewed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE repository_blob ADD COLUMN renewed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE repository_manifest ADD COLUMN renewed INTEGER NOT NULL DEFAULT 0;
+UPDATE manifest SET renewed = unixepoch();
+UPDATE blob SET renewed = unixepoch();
+UPDATE repository_blob SET renewed = unixepoch();
+UPDATE repository_manifest SET renewed = unixepoch();
+CREATE TABLE condemned (key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
