@@ -74,7 +74,7 @@ fn named_host(asked: &Asked, settings: &Settings, known: &Known) -> Option<Strin
         return Some(settings.unalias(ns.clone()));
     }
     let host = asked.host.clone().filter(|host| !settings.own.contains(host))?;
-    Some(settings.unalias(host)).filter(|host| known.images.contains(host))
+    Some(settings.unalias(host)).filter(|host| known.images.contains(host) || settings.upstreams.names(host))
 }
 
 /// The name below `host`: without the host, where a client put it into the path as well; Docker Hub's official
@@ -116,18 +116,23 @@ async fn at_host(
         }
         return Ok(Meant { repository: Repository::image("", whole), namespace: Some(host) });
     }
-    if !known.images.contains(&host) {
+    if !is_known(settings, known, &host) {
         let message = format!("there are no images of {host} here (`ns` is a key to look up, and is never dialled)");
         return Err(Refusal::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message));
     }
     Ok(Meant { repository: Repository::image(&host, name), namespace: Some(host) })
 }
 
+/// Whether there is something of a host, or its upstream is asked.
+fn is_known(settings: &Settings, known: &Known, host: &str) -> bool {
+    known.images.contains(host) || settings.upstreams.of(host).is_some()
+}
+
 /// Rule 3.
 fn by_path(asked: &Asked, settings: &Settings, known: &Known) -> Option<Repository> {
     let (first, rest) = asked.hosted.as_ref()?;
     let host = settings.unalias(first.clone());
-    known.images.contains(&host).then(|| Repository::image(&host, official(&host, rest.clone())))
+    is_known(settings, known, &host).then(|| Repository::image(&host, official(&host, rest.clone())))
 }
 
 /// A first segment that can be nothing but a host: with a dot or a port in it.
@@ -180,6 +185,13 @@ async fn search(
                     found.push((repository, None));
                 }
             }
+        }
+    }
+    if found.is_empty() {
+        // Who names no host means the first in the order; its upstream may have it.
+        let mut asked = settings.order.iter().map(|host| Repository::image(host, official(host, name.clone())));
+        if let Some(repository) = asked.find(|repository| site.proxied(repository).is_some()) {
+            return Ok(repository);
         }
     }
     choose(site, settings, name, &found).ok_or_else(|| match sought {

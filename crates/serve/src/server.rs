@@ -18,6 +18,7 @@ use crate::access::Log;
 use crate::auth::Gate;
 use crate::config::Settings;
 use crate::listener::{self, Speaks};
+use crate::proxy::Proxy;
 use crate::site::{Addresses, Site};
 use crate::stock::Stock;
 use crate::tls::{self, Certificates};
@@ -66,6 +67,7 @@ impl Server {
         };
         let addresses = Addresses { main: address(&main)?, plain: plain.as_ref().map(address).transpose()? };
         let settings = Settings::new(&config, &names, &ports(&addresses))?;
+        let asks = !settings.upstreams.is_empty();
         let (gate, admin_token) = Gate::open(&store).await?;
         let certificates = Arc::new(Certificates::open(&store, &config, names.clone(), now()).await?);
         let log = config.access_log.as_deref().map(Log::open).transpose()?;
@@ -75,6 +77,9 @@ impl Server {
             config.connections.min(usize::try_from(descriptors.saturating_sub(RESERVED) / 2).unwrap_or(usize::MAX));
         let open_files = (descriptors / 8).min(1024);
         let site = Site::new(store, stock, settings, gate, certificates, log, addresses, config.patience, open_files);
+        if asks {
+            site.set_proxy(proxy(&site, &config)?);
+        }
         let mut listeners = vec![(main, Speaks::Both(acceptor))];
         listeners.extend(plain.map(|plain| (plain, Speaks::Plain)));
         Ok(Self {
@@ -186,7 +191,9 @@ impl Server {
         let names = tls::names(config)?;
         let settings = Settings::new(config, &names, &ports(&self.site.addresses))?;
         let (gate, _) = Gate::open(self.site.store()).await?;
+        let proxy = if settings.upstreams.is_empty() { None } else { proxy(&self.site, config)? };
         self.site.certificates.reload(self.site.store(), config, names, now()).await?;
+        self.site.set_proxy(proxy);
         self.site.set(settings, gate);
         Ok(())
     }
@@ -202,6 +209,15 @@ impl Server {
         self.site.certificates.reload_authority(self.site.store(), now()).await?;
         Ok(())
     }
+}
+
+/// The door to the upstreams. A bundle that is served where it lies takes nothing in.
+fn proxy(site: &Site, config: &Config) -> Result<Option<Arc<Proxy>>> {
+    if site.stock().is_fixed().is_some() {
+        return Ok(None);
+    }
+    let (upstreams, metrics) = (config.upstreams.clone().checked()?, Arc::clone(&site.metrics));
+    Ok(Some(Arc::new(Proxy::new(site.store().clone(), &upstreams, &config.surroundings, metrics)?)))
 }
 
 /// Seconds since 1970.

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use artifact::Repository;
 use moka::sync::Cache;
 use store::{Blob, Store};
@@ -15,6 +15,7 @@ use crate::body::OpenBlob;
 use crate::config::{Patience, Settings};
 use crate::content::{Source, Thing};
 use crate::metrics::Metrics;
+use crate::proxy::{Policy, Proxy};
 use crate::refusal::Refusal;
 use crate::registry::Uploads;
 use crate::resolve::{self, Meant};
@@ -33,6 +34,8 @@ pub(crate) struct Site {
     store: Store,
     stock: Stock,
     settings: ArcSwap<Settings>,
+    /// None where nobody is asked for what is not here.
+    proxy: ArcSwapOption<Proxy>,
     known: ArcSwap<Known>,
     warm: Cache<String, Arc<Warm>>,
     /// The store's version that `warm` was last cleared for.
@@ -106,6 +109,7 @@ impl Site {
             let bytes = match &warm.thing.bytes {
                 Source::Memory(bytes) => u32::try_from(bytes.len()).unwrap_or(u32::MAX),
                 Source::File(_) => open_file,
+                Source::Elsewhere(_) => 0,
             };
             bytes.saturating_add(WARM_OVERHEAD).saturating_add(u32::try_from(key.len()).unwrap_or(u32::MAX))
         };
@@ -113,6 +117,7 @@ impl Site {
             store,
             stock,
             settings: ArcSwap::from_pointee(settings),
+            proxy: ArcSwapOption::empty(),
             known: ArcSwap::from_pointee(Known { version: u64::MAX, ..Known::default() }),
             warm: Cache::builder().weigher(weigh).max_capacity(WARM_BYTES).build(),
             warm_version: AtomicU64::new(0),
@@ -150,6 +155,18 @@ impl Site {
         // After the swap: an answer that was found by the settings before has a moment before, and is not remembered.
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.warm.invalidate_all();
+    }
+
+    /// Takes the door to the upstreams.
+    pub(crate) fn set_proxy(&self, proxy: Option<Arc<Proxy>>) {
+        self.proxy.store(proxy);
+    }
+
+    /// The door to a repository's upstream, where that may be asked for what is not here.
+    pub(crate) fn proxied(&self, repository: &Repository) -> Option<(Arc<Proxy>, Arc<Policy>)> {
+        let settings = self.settings();
+        let policy = settings.upstreams.of(&repository.host).filter(|policy| policy.permits(&repository.name))?;
+        Some((self.proxy.load_full()?, Arc::clone(policy)))
     }
 
     /// Takes new secrets.

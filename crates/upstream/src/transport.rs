@@ -16,9 +16,9 @@ use url::Url;
 
 use crate::body::Body;
 use crate::error::{Error, Result, Unreachable, shown};
-use crate::resolver::{Resolver, Unresolved};
-use crate::retry::wait_of;
-use crate::{Surroundings, Upstream, page, tls};
+use crate::resolver::{Guarded, Resolver, Unresolved};
+use crate::retry::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, wait_of};
+use crate::{Surroundings, Upstream, Upstreams, page, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The same for a host that may speak plain HTTP: such a server may wait for more of a TLS hello, and say nothing. It is
@@ -36,6 +36,7 @@ pub(crate) struct Transport {
     upstreams: BTreeMap<String, Upstream>,
     resolver: Resolver,
     offline: bool,
+    guard: Option<Guard>,
     common: reqwest::Client,
     /// For this machine itself.
     near: reqwest::Client,
@@ -44,6 +45,14 @@ pub(crate) struct Transport {
     seats: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// Hosts that turned out to speak plain HTTP.
     plain: Mutex<HashSet<String>>,
+}
+
+/// What is asked on behalf of others goes to whom our user named, or out into the world.
+struct Guard {
+    /// Whom our user named.
+    named: HashSet<String>,
+    /// For everybody else.
+    outside: reqwest::Client,
 }
 
 /// What is asked.
@@ -87,9 +96,20 @@ pub(crate) struct Answer {
 }
 
 impl Transport {
-    pub(crate) fn new(upstreams: BTreeMap<String, Upstream>, surroundings: &Surroundings) -> Result<Self> {
+    pub(crate) fn new(upstreams: Upstreams, surroundings: &Surroundings) -> Result<Self> {
+        Self::with(upstreams, surroundings, false)
+    }
+
+    /// One that keeps others from what only this machine can reach.
+    pub(crate) fn guarded(upstreams: Upstreams, surroundings: &Surroundings) -> Result<Self> {
+        Self::with(upstreams, surroundings, true)
+    }
+
+    fn with(upstreams: Upstreams, surroundings: &Surroundings, for_others: bool) -> Result<Self> {
         let resolver = Resolver::system();
         let roots = tls::roots(surroundings)?;
+        let named = upstreams.named();
+        let Upstreams(upstreams) = upstreams;
         let usual = Upstream::default();
         let common = client(&roots, &usual, surroundings, &resolver, CONNECT_TIMEOUT)?;
         let near = client(&roots, &usual, surroundings, &resolver, CONNECT_TIMEOUT_NEAR)?;
@@ -100,8 +120,27 @@ impl Transport {
                 own.insert(host.clone(), client(&roots, upstream, surroundings, &resolver, timeout)?);
             }
         }
+        let guard = match for_others {
+            false => None,
+            true => {
+                let proxies = [&surroundings.http_proxy, &surroundings.https_proxy].into_iter().flatten();
+                let proxies = proxies.filter_map(|url| Some(Url::parse(url).ok()?.host_str()?.to_owned())).collect();
+                let guarded = Guarded::new(resolver.clone(), proxies);
+                Some(Guard { named, outside: client(&roots, &usual, surroundings, &guarded, CONNECT_TIMEOUT)? })
+            }
+        };
         let (seats, plain) = (Mutex::default(), Mutex::default());
-        Ok(Self { upstreams, resolver, offline: surroundings.offline, common, near, own, seats, plain })
+        Ok(Self { upstreams, resolver, offline: surroundings.offline, guard, common, near, own, seats, plain })
+    }
+
+    /// How often something is tried without any progress: less often when somebody waits.
+    pub(crate) fn attempts(&self) -> u32 {
+        if self.guard.is_some() { ATTEMPTS_BEFORE_NEXT } else { ATTEMPTS }
+    }
+
+    /// The guard, when this is one whom our user did not name.
+    fn guard(&self, host: &str) -> Option<&Guard> {
+        self.guard.as_ref().filter(|guard| !guard.named.contains(host))
     }
 
     pub(crate) fn upstream(&self, host: &str) -> Option<&Upstream> {
@@ -189,6 +228,10 @@ impl Transport {
         if self.offline {
             return Err(Error::Offline { host });
         }
+        // However it is spelt: `0x7f.1` and `2130706433` are addresses by the time they stand in a URL.
+        if self.guard(&host).is_some() && !matches!(url.host(), Some(url::Host::Domain(_))) {
+            return Err(Error::Unreachable { url: shown(url), host, reason: Unreachable::Private, library: None });
+        }
         let probe = ask.probe && same_origin && url.scheme() == "https" && self.may_be_plain(url);
         if probe && self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(&host) {
             let _ = url.set_scheme("http");
@@ -214,10 +257,12 @@ impl Transport {
     }
 
     async fn once(&self, ask: &Ask, url: &Url, authorization: Option<&HeaderValue>) -> Result<reqwest::Response> {
-        let client = self
-            .own
-            .get(&host_of(url))
-            .unwrap_or_else(|| if self.may_be_plain(url) { &self.near } else { &self.common });
+        let host = host_of(url);
+        let client = match self.guard(&host) {
+            Some(guard) => &guard.outside,
+            None if self.may_be_plain(url) => self.own.get(&host).unwrap_or(&self.near),
+            None => self.own.get(&host).unwrap_or(&self.common),
+        };
         let mut request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
@@ -376,7 +421,7 @@ fn client(
     roots: &rustls::RootCertStore,
     upstream: &Upstream,
     surroundings: &Surroundings,
-    resolver: &Resolver,
+    resolver: &(impl reqwest::dns::Resolve + Clone + 'static),
     timeout: Duration,
 ) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
@@ -443,6 +488,7 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
         match link.downcast_ref::<Unresolved>() {
             Some(Unresolved::NoAddress(_) | Unresolved::NobodyToAsk { .. }) => reason = Unreachable::UnknownName,
             Some(Unresolved::NoAnswer { .. }) => reason = Unreachable::Dns,
+            Some(Unresolved::Private(_)) => reason = Unreachable::Private,
             None => {}
         }
         // An I/O error hides what it wraps from `source`.

@@ -8,13 +8,18 @@ use store::Blob;
 use crate::auth::Caller;
 use crate::body::Body;
 use crate::content::{Source, Thing};
+use crate::proxy::Failure;
 use crate::refusal::Refusal;
 use crate::registry::Call;
 use crate::resolve::{self, Meant, Sought};
 use crate::router::{Asked, Reference};
 use crate::site::Moment;
 
-pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Reference) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn manifest(
+    mut call: Call<'_>,
+    asked: &Asked,
+    reference: &Reference,
+) -> Result<Response<Body>, Refusal> {
     let stock = call.site.stock();
     let moment = call.site.moment();
     let meant = match resolve::to_read(call.site, asked, Sought::Manifest(reference)).await {
@@ -30,14 +35,27 @@ pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Referenc
     call.may_read(&meant.repository.to_string())?;
     let repository = &meant.repository;
     let missing = || Refusal::manifest_unknown(&repository.to_string(), &reference.text());
-    let digest = match reference {
-        Reference::Digest(digest) => *digest,
-        Reference::Tag(tag) => stock.entry(repository, tag).await?.ok_or_else(missing)?.digest,
+    let proxied = call.site.proxied(repository);
+    let digest = match (reference, &proxied) {
+        (Reference::Digest(digest), _) => *digest,
+        (Reference::Tag(tag), None) => stock.entry(repository, tag).await?.ok_or_else(missing)?.digest,
+        (Reference::Tag(tag), Some((proxy, policy))) => {
+            // What a tag is may be another thing without any change here.
+            call.key = None;
+            let asked = proxy.tag(policy, repository, tag).await;
+            asked.map_err(|failure| failure.refusal(missing()))?
+        }
     };
-    let Some(found) = stock.granted_manifest(repository, &digest).await? else {
-        return Err(left_out(&call, &meant, &digest).await?.unwrap_or_else(missing));
+    let found = match (stock.granted_manifest(repository, &digest).await?, &proxied) {
+        (Some(found), _) => found,
+        (None, None) => return Err(left_out(&call, &meant, &digest).await?.unwrap_or_else(missing)),
+        (None, Some((proxy, policy))) => {
+            let asked = proxy.manifest(policy, repository, &digest).await;
+            asked.map_err(|failure| failure.refusal(missing()))?
+        }
     };
-    if !found.complete {
+    // What its upstream still has is as good as here.
+    if !found.complete && proxied.is_none() {
         let mut refusal = missing();
         refusal.message =
             format!("{repository} {} is not whole here yet: parts of it are still to be loaded", reference.text());
@@ -67,11 +85,24 @@ pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> 
     let meant = resolve::to_read(call.site, asked, Sought::Blob(digest)).await?;
     call.may_read(&meant.repository.to_string())?;
     let repository = &meant.repository;
-    let Some(blob) = stock.granted_blob(repository, digest).await? else {
-        let missing = || Refusal::blob_unknown(&repository.to_string(), digest);
+    if let Some(blob) = stock.granted_blob(repository, digest).await? {
+        return found(call, moment, meant, &blob).await;
+    }
+    let missing = || Refusal::blob_unknown(&repository.to_string(), digest);
+    let Some((proxy, _)) = call.site.proxied(repository) else {
         return Err(left_out(&call, &meant, digest).await?.unwrap_or_else(missing));
     };
-    found(call, moment, meant, &blob).await
+    let source = async {
+        let size = proxy.size(repository, digest).await?;
+        // Who only looks is told, and nothing is fetched for that: another cache may stand before this one.
+        if call.head {
+            return Ok(Source::Elsewhere(size));
+        }
+        Ok(Source::File(proxy.blob(repository, digest, size).await?))
+    };
+    let source = source.await.map_err(|failure: Failure| failure.refusal(missing()))?;
+    let thing = Thing::new(*digest, "application/octet-stream", source).of_registry(meant.namespace.as_deref());
+    Ok(thing.answer(call.head, call.headers))
 }
 
 async fn found(call: Call<'_>, moment: Moment, meant: Meant, blob: &Blob) -> Result<Response<Body>, Refusal> {

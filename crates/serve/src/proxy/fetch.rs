@@ -1,0 +1,177 @@
+//! Blobs on their way here: each is fetched once, and read by all who asked for it while it comes.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use artifact::{Descriptor, Digest, Repository};
+use bundle::Extent;
+use bytes::Bytes;
+use store::{Change, Incoming, NewBlob};
+use tokio::sync::OnceCell;
+use upstream::Sink;
+
+use super::{Failure, Growth, Proxy};
+use crate::body::OpenBlob;
+use crate::metrics::{Metrics, Proxied};
+
+type Key = (Repository, Digest);
+
+/// Blobs that are under way, by the repository that will show them: another one's upstream has not given them.
+#[derive(Default)]
+pub(super) struct Fetches(Mutex<HashMap<Key, Arc<OnceCell<Coming>>>>);
+
+/// A blob, and how far it has come.
+#[derive(Clone)]
+struct Coming {
+    blob: Arc<OpenBlob>,
+    growth: Option<Arc<Growth>>,
+}
+
+impl Fetches {
+    fn cell(&self, key: &Key) -> Arc<OnceCell<Coming>> {
+        Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default())
+    }
+
+    fn remove(&self, key: &Key) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
+impl Proxy {
+    /// A blob that this repository has not, of so many bytes: its upstream's. It may still be on its way when this
+    /// returns, but its first bytes are here.
+    pub(crate) async fn blob(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Arc<OpenBlob>, Failure> {
+        let key = (repository.clone(), *digest);
+        let cell = self.fetches.cell(&key);
+        let coming = match cell.get_or_try_init(|| self.begin(key.clone(), size)).await {
+            Ok(coming) => coming.clone(),
+            Err(failure) => {
+                self.fetches.remove(&key);
+                self.metrics.proxied(Proxied::Failed);
+                return Err(failure);
+            }
+        };
+        if let Some(growth) = coming.growth {
+            growth.begun().await.inspect_err(|_| self.metrics.proxied(Proxied::Failed))?;
+        }
+        self.metrics.proxied(Proxied::Miss);
+        Ok(coming.blob)
+    }
+
+    async fn begin(self: &Arc<Self>, key: Key, size: u64) -> Result<Coming, Failure> {
+        let (repository, digest) = &key;
+        // Somebody may have brought it between our caller's look and this one.
+        if let Some(there) = self.store.granted_blob(repository, digest).await? {
+            let store = self.store.clone();
+            let opened = tokio::task::spawn_blocking(move || {
+                let (path, file) = (PathBuf::from(&there.key), Arc::new(store.open_blob(&there)?));
+                let piece = Extent { path, file, offset: 0, size: there.size };
+                Ok::<_, store::Error>(OpenBlob::of_store(there.digest, piece))
+            });
+            self.fetches.remove(&key);
+            return Ok(Coming { blob: Arc::new(opened.await.map_err(Failure::inside)??), growth: None });
+        }
+        self.may_ask(repository)?;
+        let growth = Arc::new(Growth::new(size));
+        let hearing = Arc::clone(&growth);
+        let (incoming, file) = Incoming::resume(&self.store, digest, move |written| hearing.tell(written)).await?;
+        growth.tell(store::Written::UpTo(incoming.len()));
+        let piece = Extent { path: PathBuf::from(digest.to_string()), file: Arc::new(file), offset: 0, size };
+        let blob = Arc::new(OpenBlob::growing(*digest, piece, Arc::clone(&growth)));
+        let coming = Coming { blob, growth: Some(growth) };
+        let (proxy, running) = (Arc::clone(self), coming.clone());
+        // Whoever asked may go away; others follow, and what has come is worth having.
+        tokio::spawn(async move { proxy.fetch(key, size, incoming, running).await });
+        Ok(coming)
+    }
+
+    async fn fetch(self: Arc<Self>, key: Key, size: u64, incoming: Incoming, coming: Coming) {
+        let (repository, digest) = &key;
+        let end = match self.receive(repository, digest, size, incoming).await {
+            Ok(new) => {
+                coming.blob.proven();
+                // They are right, whether the store can keep them or not.
+                if let Err(failure) = self.keep(repository, new).await {
+                    tracing::error!(%digest, "{repository} {digest} was fetched and cannot be kept: {failure}");
+                }
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        };
+        self.fetches.remove(&key);
+        if let Some(growth) = coming.growth {
+            growth.end(end);
+        }
+    }
+
+    async fn receive(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        size: u64,
+        incoming: Incoming,
+    ) -> Result<NewBlob, Failure> {
+        let descriptor = Descriptor {
+            media_type: "application/octet-stream".to_owned(),
+            digest: *digest,
+            size,
+            // Where else a manifest says that it lies is the client's affair: nobody sends this server there.
+            urls: Vec::new(),
+            platform: None,
+            artifact_type: None,
+            annotations: None,
+        };
+        self.metrics.asked_upstream();
+        let mut receiving = Receiving { incoming, metrics: &self.metrics };
+        let received = self.downloads.blob(repository, &descriptor, &mut receiving).await;
+        if let Err(error) = received {
+            // When it was the store that would take no more, it says so here.
+            receiving.incoming.stop().await?;
+            return Err(self.failed(repository, error));
+        }
+        match receiving.incoming.finish().await {
+            Err(store::Error::Mismatch { expected, found }) => {
+                self.metrics.upstream_failed();
+                tracing::error!(%digest, "{repository}: the upstream sent {found} for {expected}; nothing of it was kept");
+                Err(Failure::NoAnswer(format!("the upstream {} sent other bytes for {digest}", repository.host)))
+            }
+            finished => Ok(finished?),
+        }
+    }
+
+    async fn keep(&self, repository: &Repository, new: NewBlob) -> Result<(), Failure> {
+        let digest = *new.digest();
+        let mut change = Change::new();
+        change.blob(Some(repository), new);
+        self.store.apply(change).await?;
+        self.settle(repository, &digest).await
+    }
+}
+
+/// What comes, counted.
+struct Receiving<'a> {
+    incoming: Incoming,
+    metrics: &'a Metrics,
+}
+
+impl Sink for Receiving<'_> {
+    fn len(&self) -> u64 {
+        self.incoming.len()
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.metrics.received_from_upstream(bytes.len() as u64);
+        self.incoming.write(bytes).await
+    }
+
+    async fn restart(&mut self) -> io::Result<()> {
+        self.incoming.restart().await
+    }
+}
