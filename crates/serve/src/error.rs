@@ -108,6 +108,7 @@ impl Error {
                 "clients that know it would be lost; give it up with --force when there are none".to_owned()
             }
             Self::Store(error) => return error.hint(),
+            Self::Upstream(error) => return error.hint(),
             _ => return None,
         })
     }

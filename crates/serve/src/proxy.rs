@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use artifact::{Digest, Manifest, Repository, Shape, Trust};
+use futures_util::FutureExt as _;
 use moka::sync::Cache;
 use store::{Change, Store, StoredManifest};
 use tokio::time::timeout;
@@ -134,9 +135,8 @@ impl Proxy {
             if let Some(failure) = self.refused.get(&name) {
                 return Err(failure);
             }
-            let proxy = Arc::clone(self);
-            let asking = name.clone();
-            self.tags.join(name.clone(), async move { proxy.ask_tag(asking).await }).await
+            let (proxy, asking, budget) = (Arc::clone(self), name.clone(), policy.budget);
+            self.tags.join(name.clone(), proxy.ask_tag(asking, budget).boxed()).await
         };
         let answer = match old {
             Some(_) => timeout(NEWS, asking).await.unwrap_or_else(|_| Err(Failure::late(repository))),
@@ -158,16 +158,16 @@ impl Proxy {
         }
     }
 
-    async fn ask_tag(self: Arc<Self>, name: Name) -> Result<Digest, Failure> {
+    async fn ask_tag(self: Arc<Self>, name: Name, budget: u64) -> Result<Digest, Failure> {
         let (repository, tag) = &name;
         let seen = jiff::Timestamp::now().as_second();
         let answer = async {
             self.may_ask(repository)?;
             self.metrics.asked_upstream();
             let resolved = self.questions.resolve_tag(repository, tag).await;
-            let resolved = resolved.map_err(|error| self.failed(repository, error))?;
+            let resolved = resolved.map_err(|error| self.failed(repository, &error))?;
             if self.store.granted_manifest(repository, &resolved.digest).await?.is_none() {
-                self.get_manifest(repository, &resolved.digest).await?;
+                self.get_manifest(repository, &resolved.digest, budget).await?;
             }
             Ok::<_, Failure>((resolved.digest, resolved.trust))
         };
@@ -203,7 +203,7 @@ impl Proxy {
             self.metrics.proxied(Proxied::Failed);
             return Err(failure);
         }
-        if let Err(failure) = self.get_manifest(repository, digest).await {
+        if let Err(failure) = self.get_manifest(repository, digest, policy.budget).await {
             self.metrics.proxied(Proxied::Failed);
             self.refused.insert(name, failure.clone());
             return Err(failure);
@@ -218,15 +218,23 @@ impl Proxy {
         stored.ok_or_else(|| Failure::NotThere(format!("{repository} has no {digest} any more")))
     }
 
-    /// Fetches a manifest and stores it.
-    async fn get_manifest(self: &Arc<Self>, repository: &Repository, digest: &Digest) -> Result<(), Failure> {
+    /// Fetches a manifest and stores it, unless that is more than its upstream allows.
+    async fn get_manifest(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        budget: u64,
+    ) -> Result<(), Failure> {
+        if self.questions.allowance(&repository.host).is_some_and(|left| left <= budget) {
+            return Err(Failure::Limited { host: repository.host.clone(), left: NO });
+        }
         let key = (repository.clone(), *digest);
         let (proxy, (repository, digest)) = (Arc::clone(self), key.clone());
         let getting = async move {
             proxy.may_ask(&repository)?;
             proxy.metrics.asked_upstream();
             let fetched = proxy.questions.manifest(&repository, &digest).await;
-            let fetched = fetched.map_err(|error| proxy.failed(&repository, error))?;
+            let fetched = fetched.map_err(|error| proxy.failed(&repository, &error))?;
             let read = Manifest::parse(&fetched.bytes, &fetched.media_type).map_err(Failure::inside)?;
             let omitted = match read.shape {
                 Shape::Index => proxy.not_whole(&repository, &read).await?,
@@ -237,7 +245,7 @@ impl Proxy {
             proxy.store.apply(change).await?;
             proxy.settle(&repository, &digest).await
         };
-        self.manifests.join(key, getting).await
+        self.manifests.join(key, getting.boxed()).await
     }
 
     /// How many bytes a blob has: as the manifest says that names it, or else its upstream.
@@ -251,38 +259,42 @@ impl Proxy {
                 return Ok(link.size);
             }
         }
+        let name = (repository.clone(), digest.to_string());
+        if let Some(failure) = self.refused.get(&name) {
+            return Err(failure);
+        }
         self.may_ask(repository)?;
         self.metrics.asked_upstream();
-        let size = self.questions.blob_size(repository, digest).await;
-        size.map_err(|error| self.failed(repository, error))
+        let size = self.questions.blob_size(repository, digest).boxed().await;
+        size.map_err(|error| self.failed(repository, &error)).inspect_err(|failure| {
+            self.refused.insert(name, failure.clone());
+        })
     }
 
     /// Whether the upstream may be asked now.
     fn may_ask(&self, repository: &Repository) -> Result<(), Failure> {
         let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(until) = resting.get(&repository.host) else { return Ok(()) };
-        match until.checked_duration_since(Instant::now()) {
-            Some(left) => Err(Failure::Limited { host: repository.host.clone(), left }),
-            None => {
-                resting.remove(&repository.host);
-                Ok(())
-            }
+        if let Some(left) = until.checked_duration_since(Instant::now()) {
+            return Err(Failure::Limited { host: repository.host.clone(), left });
         }
+        resting.remove(&repository.host);
+        Ok(())
     }
 
     /// Takes note of what went wrong with an upstream; said here, and nowhere again.
-    fn failed(&self, repository: &Repository, error: upstream::Error) -> Failure {
+    fn failed(&self, repository: &Repository, error: &upstream::Error) -> Failure {
         if !matches!(error, upstream::Error::NotFound { .. }) {
             self.metrics.upstream_failed();
             let host = &repository.host;
             tracing::warn!(%repository, "the upstream {host} did not help: {error}");
         }
-        if let upstream::Error::RateLimited { retry_after, .. } = &error {
+        if let upstream::Error::RateLimited { retry_after, .. } = error {
             let left = retry_after.unwrap_or(NO).min(LONGEST_REST);
             let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
             resting.insert(repository.host.clone(), Instant::now() + left);
             return Failure::Limited { host: repository.host.clone(), left };
         }
-        Failure::of(repository, &error)
+        Failure::of(repository, error)
     }
 }

@@ -44,6 +44,9 @@ pub struct Upstream {
     pub proxy: Proxying,
     /// With `proxy: check`: so many seconds a tag is taken for what it was (default 300).
     pub recheck: Option<u64>,
+    /// With `proxy`: of the requests that the upstream still allows (Docker Hub tells), so many are left to others
+    /// (default 0). Below that nothing new is fetched, and tags stay what they are.
+    pub budget: Option<u64>,
     /// With `proxy`: the platforms whose images are fetched (default: all). Indexes keep their bytes and digests.
     pub platforms: Vec<Platform>,
     /// With `proxy`: repositories that may be fetched, as `library/*` or `corp/**` (default: all).
@@ -195,6 +198,7 @@ impl Upstream {
         let general = Self {
             proxy: self.proxy,
             recheck: self.recheck,
+            budget: self.budget,
             platforms: self.platforms.clone(),
             allow: self.allow.clone(),
             deny: self.deny.clone(),

@@ -110,7 +110,7 @@ impl Client {
     ///
     /// Reads the CA bundle and each upstream's certificates, but opens no connection. To be called inside a Tokio runtime.
     pub fn new(upstreams: Upstreams, surroundings: &Surroundings) -> Result<Self> {
-        Self::with(Transport::new(upstreams.checked()?, surroundings)?, surroundings)
+        Ok(Self::with(Transport::new(upstreams.checked()?, surroundings)?, surroundings))
     }
 
     /// A client that asks on behalf of others, who name hosts that its user has never heard of. Whoever its user did not
@@ -121,17 +121,23 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub fn for_others(upstreams: Upstreams, surroundings: &Surroundings) -> Result<Self> {
-        Self::with(Transport::guarded(upstreams.checked()?, surroundings)?, surroundings)
+        Ok(Self::with(Transport::guarded(upstreams.checked()?, surroundings)?, surroundings))
     }
 
-    fn with(transport: Transport, surroundings: &Surroundings) -> Result<Self> {
+    fn with(transport: Transport, surroundings: &Surroundings) -> Self {
         let authority = Authority::new(surroundings.credential_files.clone());
-        Ok(Self { inner: Arc::new(Inner { transport, authority }) })
+        Self { inner: Arc::new(Inner { transport, authority }) }
     }
 
     /// The resolver that this client uses.
     pub fn resolver(&self) -> &Resolver {
         self.inner.transport.resolver()
+    }
+
+    /// How many requests this upstream has said, a moment ago, that it will still answer. (Docker Hub counts manifests by
+    /// GET, and tells by HEAD how many are left.)
+    pub fn allowance(&self, host: &str) -> Option<u64> {
+        self.inner.transport.allowance(host)
     }
 
     /// What a reference names now: by HEAD (rate limits count GETs). A digest wins over a tag beside it. A tag is asked

@@ -194,7 +194,7 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
             match (first, second) {
                 // NAT64 (RFC 6052) and 6to4 (RFC 3056) have an IPv4 address inside.
                 (0x64, 0xff9b) => is_public(last().into()),
-                (0x2002, _) | (0x2001, 0..=0x1ff | 0xdb8) | (0x3fff, _) => false,
+                (0x2002 | 0x3fff, _) | (0x2001, 0..=0x1ff | 0xdb8) => false,
                 // Of all others only 2000::/3 is given out.
                 _ => first & 0xe000 == 0x2000,
             }

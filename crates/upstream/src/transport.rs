@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error as StdError;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use artifact::{Digest, normalise_host};
 use bytes::{Bytes, BytesMut};
@@ -28,6 +28,8 @@ const CONNECT_TIMEOUT_NEAR: Duration = Duration::from_secs(if cfg!(test) { 1 } e
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const REDIRECTS: usize = 10;
 const CONCURRENCY: usize = 4;
+/// So long a host's word about its limit is taken for true; then it is asked again.
+const ALLOWANCE: Duration = Duration::from_mins(1);
 /// Of an answer that is an error, so much is read to be quoted.
 const EXCERPT: usize = 16 * 1024;
 
@@ -45,6 +47,8 @@ pub(crate) struct Transport {
     seats: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// Hosts that turned out to speak plain HTTP.
     plain: Mutex<HashSet<String>>,
+    /// How many requests a host has said that it will still answer, and when.
+    allowances: Mutex<HashMap<String, (u64, Instant)>>,
 }
 
 /// What is asked on behalf of others goes to whom our user named, or out into the world.
@@ -120,17 +124,17 @@ impl Transport {
                 own.insert(host.clone(), client(&roots, upstream, surroundings, &resolver, timeout)?);
             }
         }
-        let guard = match for_others {
-            false => None,
-            true => {
-                let proxies = [&surroundings.http_proxy, &surroundings.https_proxy].into_iter().flatten();
-                let proxies = proxies.filter_map(|url| Some(Url::parse(url).ok()?.host_str()?.to_owned())).collect();
-                let guarded = Guarded::new(resolver.clone(), proxies);
-                Some(Guard { named, outside: client(&roots, &usual, surroundings, &guarded, CONNECT_TIMEOUT)? })
-            }
+        let guard = if for_others {
+            let proxies = [&surroundings.http_proxy, &surroundings.https_proxy].into_iter().flatten();
+            let proxies = proxies.filter_map(|url| Some(Url::parse(url).ok()?.host_str()?.to_owned())).collect();
+            let guarded = Guarded::new(resolver.clone(), proxies);
+            Some(Guard { named, outside: client(&roots, &usual, surroundings, &guarded, CONNECT_TIMEOUT)? })
+        } else {
+            None
         };
-        let (seats, plain) = (Mutex::default(), Mutex::default());
-        Ok(Self { upstreams, resolver, offline: surroundings.offline, guard, common, near, own, seats, plain })
+        let (seats, plain, allowances) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let offline = surroundings.offline;
+        Ok(Self { upstreams, resolver, offline, guard, common, near, own, seats, plain, allowances })
     }
 
     /// How often something is tried without any progress: less often when somebody waits.
@@ -163,6 +167,12 @@ impl Transport {
             )
         };
         seats.acquire_owned().await.ok()
+    }
+
+    /// What a host has said of how many requests it will still answer, if that is not long ago.
+    pub(crate) fn allowance(&self, host: &str) -> Option<u64> {
+        let allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+        allowances.get(host).filter(|(_, said)| said.elapsed() < ALLOWANCE).map(|(left, _)| *left)
     }
 
     /// Whether plain HTTP is allowed with this host: its user says so, or it is this machine itself (as docker has it).
@@ -290,6 +300,10 @@ impl Transport {
                 }
             }
         };
+        if let Some(left) = allowance_of(response.headers()) {
+            let mut allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+            allowances.insert(host, (left, Instant::now()));
+        }
         tracing::debug!(status = response.status().as_u16(), url = %shown(url), "upstream answered");
         Ok(response)
     }
@@ -410,6 +424,12 @@ pub(crate) fn host_of(url: &Url) -> String {
     normalise_host(&host).unwrap_or(host)
 }
 
+/// `RateLimit-Remaining: 97;w=21600`, as Docker Hub writes it: the number before the window.
+fn allowance_of(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get("ratelimit-remaining")?.to_str().ok()?;
+    text.split([';', ',']).next()?.trim().parse().ok()
+}
+
 fn redirect(response: &reqwest::Response) -> Option<&str> {
     match response.status().as_u16() {
         301 | 302 | 303 | 307 | 308 => response.headers().get(LOCATION)?.to_str().ok(),
@@ -504,6 +524,15 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn allowances_as_registries_write_them() {
+        let read = |text: &str| {
+            allowance_of(&HeaderMap::from_iter([("ratelimit-remaining".parse().unwrap(), text.parse().unwrap())]))
+        };
+        assert_eq!((read("97;w=21600"), read("0"), read(" 3 , 5;w=1")), (Some(97), Some(0), Some(3)));
+        assert_eq!((read("many"), read("-1"), allowance_of(&HeaderMap::new())), (None, None, None));
+    }
 
     #[test]
     fn hosts_as_the_configuration_names_them() {

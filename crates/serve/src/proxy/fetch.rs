@@ -9,18 +9,23 @@ use artifact::{Descriptor, Digest, Repository};
 use bundle::Extent;
 use bytes::Bytes;
 use store::{Change, Incoming, NewBlob};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use upstream::Sink;
 
-use super::{Failure, Growth, Proxy};
+use super::{BLOBS, Failure, Growth, Proxy};
 use crate::body::OpenBlob;
 use crate::metrics::{Metrics, Proxied};
 
 type Key = (Repository, Digest);
 
-/// Blobs that are under way, by the repository that will show them: another one's upstream has not given them.
+/// Blobs that are under way.
 #[derive(Default)]
-pub(super) struct Fetches(Mutex<HashMap<Key, Arc<OnceCell<Coming>>>>);
+pub(super) struct Fetches {
+    /// By the repository that will show them: another one's upstream has not given them.
+    under_way: Mutex<HashMap<Key, Arc<OnceCell<Coming>>>>,
+    /// Each upstream's. A fetch keeps a thread busy: who waits for a place shall not.
+    places: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
 
 /// A blob, and how far it has come.
 #[derive(Clone)]
@@ -31,11 +36,20 @@ struct Coming {
 
 impl Fetches {
     fn cell(&self, key: &Key) -> Arc<OnceCell<Coming>> {
-        Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default())
+        Arc::clone(self.under_way.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default())
     }
 
     fn remove(&self, key: &Key) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// Waits for a place among those that come from this host.
+    async fn place(&self, host: &str) -> Result<OwnedSemaphorePermit, Failure> {
+        let places = {
+            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(places.entry(host.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(BLOBS))))
+        };
+        places.acquire_owned().await.map_err(Failure::inside)
     }
 }
 
@@ -79,6 +93,7 @@ impl Proxy {
             return Ok(Coming { blob: Arc::new(opened.await.map_err(Failure::inside)??), growth: None });
         }
         self.may_ask(repository)?;
+        let place = self.fetches.place(&repository.host).await?;
         let growth = Arc::new(Growth::new(size));
         let hearing = Arc::clone(&growth);
         let (incoming, file) = Incoming::resume(&self.store, digest, move |written| hearing.tell(written)).await?;
@@ -88,7 +103,10 @@ impl Proxy {
         let coming = Coming { blob, growth: Some(growth) };
         let (proxy, running) = (Arc::clone(self), coming.clone());
         // Whoever asked may go away; others follow, and what has come is worth having.
-        tokio::spawn(async move { proxy.fetch(key, size, incoming, running).await });
+        tokio::spawn(async move {
+            proxy.fetch(key, size, incoming, running).await;
+            drop(place);
+        });
         Ok(coming)
     }
 
@@ -134,7 +152,7 @@ impl Proxy {
         if let Err(error) = received {
             // When it was the store that would take no more, it says so here.
             receiving.incoming.stop().await?;
-            return Err(self.failed(repository, error));
+            return Err(self.failed(repository, &error));
         }
         match receiving.incoming.finish().await {
             Err(store::Error::Mismatch { expected, found }) => {

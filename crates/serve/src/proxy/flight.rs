@@ -24,23 +24,22 @@ impl<K, T> Default for Flights<K, T> {
 impl<K: Clone + Eq + Hash + Send + 'static, T: Clone + Send + Sync + 'static> Flights<K, T> {
     /// The answer to the question `key`, which `ask` asks unless it is under way. It is asked to its end, whoever of those
     /// that wait for it goes away.
-    pub(crate) async fn join(&self, key: K, ask: impl Future<Output = Answer<T>> + Send + 'static) -> Answer<T> {
+    pub(crate) async fn join(&self, key: K, ask: BoxFuture<'static, Answer<T>>) -> Answer<T> {
         let shared = {
             let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match under_way.get(&key) {
-                Some(shared) => shared.clone(),
-                None => {
-                    let (all, ours) = (Arc::clone(&self.0), key.clone());
-                    let asking = tokio::spawn(async move {
-                        let answer = ask.await;
-                        all.lock().unwrap_or_else(PoisonError::into_inner).remove(&ours);
-                        answer
-                    });
-                    let shared = asking.map(|ended| ended.unwrap_or_else(|error| Err(Failure::inside(error))));
-                    let shared = shared.boxed().shared();
-                    under_way.insert(key, shared.clone());
-                    shared
-                }
+            if let Some(shared) = under_way.get(&key) {
+                shared.clone()
+            } else {
+                let (all, ours) = (Arc::clone(&self.0), key.clone());
+                let asking = tokio::spawn(async move {
+                    let answer = ask.await;
+                    all.lock().unwrap_or_else(PoisonError::into_inner).remove(&ours);
+                    answer
+                });
+                let shared = asking.map(|ended| ended.unwrap_or_else(|error| Err(Failure::inside(error))));
+                let shared = shared.boxed().shared();
+                under_way.insert(key, shared.clone());
+                shared
             }
         };
         shared.await
@@ -66,7 +65,7 @@ mod tests {
                     go.notified().await;
                     Ok(asked.fetch_add(1, Ordering::SeqCst))
                 };
-                flights.join("key", asking).await.unwrap()
+                flights.join("key", asking.boxed()).await.unwrap()
             }
         };
         let waiting: Vec<_> = (0..10).map(|_| tokio::spawn(ask())).collect();

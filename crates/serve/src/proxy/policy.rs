@@ -18,6 +18,8 @@ pub(crate) struct Policy {
     pub(crate) checks: bool,
     /// For how long it is not.
     pub(crate) recheck: Duration,
+    /// Of the requests that the upstream allows, so many are left to others.
+    pub(crate) budget: u64,
     /// Platforms whose images are fetched; all, where none is named.
     pub(crate) platforms: Vec<Platform>,
     allow: Vec<String>,
@@ -42,6 +44,7 @@ impl Policies {
                 Arc::new(Policy {
                     checks: upstream.proxy == Proxying::Check,
                     recheck: Duration::from_secs(upstream.recheck.unwrap_or(RECHECK)),
+                    budget: upstream.budget.unwrap_or_default(),
                     platforms: upstream.platforms.clone(),
                     allow: upstream.allow.clone(),
                     deny: upstream.deny.clone(),
@@ -210,6 +213,7 @@ mod tests {
         let policy = |allow: &[&str], deny: &[&str]| Policy {
             checks: false,
             recheck: Duration::ZERO,
+            budget: 0,
             platforms: Vec::new(),
             allow: allow.iter().map(|text| (*text).to_owned()).collect(),
             deny: deny.iter().map(|text| (*text).to_owned()).collect(),

@@ -52,10 +52,10 @@ impl Names {
     }
 
     /// Forgets a name, unless it means something else by now.
-    fn remove(&self, name: Name, digest: &Digest) {
+    fn remove(&self, name: &Name, digest: &Digest) {
         let mut names = self.lock();
-        if names.get(&name).is_some_and(|waiting| waiting.digest == *digest) {
-            names.remove(&name);
+        if names.get(name).is_some_and(|waiting| waiting.digest == *digest) {
+            names.remove(name);
         }
     }
 }
@@ -122,7 +122,7 @@ impl Proxy {
         }
         self.store.apply(change).await?;
         for (name, _) in names {
-            self.names.remove((repository.clone(), name), digest);
+            self.names.remove(&(repository.clone(), name), digest);
         }
         Ok(())
     }
