@@ -12,8 +12,8 @@
 //! so that what was whole before goes on being served when the upstream fails. Of an index the children that somebody
 //! pulled are carried, all others left out.
 //!
-//! Grants are given as by a verified pull: for bytes that came from that upstream, for that repository. That the store
-//! has a blob from elsewhere is no reason to show it to who can name it.
+//! Grants are given as by a verified pull: for bytes that came from that upstream, for that repository, or that it says
+//! this repository has too. That the store has a blob from elsewhere is no reason to show it to who can name it.
 
 mod failure;
 mod fetch;
@@ -71,6 +71,8 @@ pub(crate) struct Proxy {
     /// When a tag was asked for last, and answered.
     asked: Cache<Name, Instant>,
     refused: Cache<Name, Failure>,
+    /// Upstreams that did not answer at all a moment ago: nobody waits for news from them.
+    silent: Cache<String, Failure>,
     /// Upstreams that want to be left alone until then.
     resting: Mutex<HashMap<String, Instant>>,
     /// Names whose images are not whole yet.
@@ -105,6 +107,7 @@ impl Proxy {
             fetches: Fetches::default(),
             asked: Cache::new(REMEMBERED),
             refused: Cache::builder().max_capacity(REMEMBERED).time_to_live(NO).build(),
+            silent: Cache::builder().max_capacity(REMEMBERED).time_to_live(NO).build(),
             resting: Mutex::default(),
             names: Names::default(),
         })
@@ -132,14 +135,20 @@ impl Proxy {
         }
         let old = here.or(newest);
         let asking = async {
-            if let Some(failure) = self.refused.get(&name) {
+            let silent = old.and_then(|_| self.silent.get(&repository.host));
+            if let Some(failure) = self.refused.get(&name).or(silent) {
                 return Err(failure);
             }
             let (proxy, asking, budget) = (Arc::clone(self), name.clone(), policy.budget);
             self.tags.join(name.clone(), proxy.ask_tag(asking, budget).boxed()).await
         };
         let answer = match old {
-            Some(_) => timeout(NEWS, asking).await.unwrap_or_else(|_| Err(Failure::late(repository))),
+            Some(_) => timeout(NEWS, asking).await.unwrap_or_else(|_| {
+                // It may answer yet; until then others wait no longer than this one did.
+                let failure = Failure::late(repository);
+                self.silent.insert(repository.host.clone(), failure.clone());
+                Err(failure)
+            }),
             None => asking.await,
         };
         match (answer, old) {
@@ -263,7 +272,6 @@ impl Proxy {
         if let Some(failure) = self.refused.get(&name) {
             return Err(failure);
         }
-        self.may_ask(repository)?;
         self.metrics.asked_upstream();
         let size = self.questions.blob_size(repository, digest).boxed().await;
         size.map_err(|error| self.failed(repository, &error)).inspect_err(|failure| {
@@ -271,7 +279,8 @@ impl Proxy {
         })
     }
 
-    /// Whether the upstream may be asked now.
+    /// Whether the upstream may be asked for manifests now. Those are what is limited: an image that was begun is brought to
+    /// its end.
     fn may_ask(&self, repository: &Repository) -> Result<(), Failure> {
         let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(until) = resting.get(&repository.host) else { return Ok(()) };
@@ -295,6 +304,10 @@ impl Proxy {
             resting.insert(repository.host.clone(), Instant::now() + left);
             return Failure::Limited { host: repository.host.clone(), left };
         }
-        Failure::of(repository, error)
+        let failure = Failure::of(repository, error);
+        if matches!(error, upstream::Error::Unreachable { .. }) {
+            self.silent.insert(repository.host.clone(), failure.clone());
+        }
+        failure
     }
 }

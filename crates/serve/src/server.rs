@@ -18,7 +18,7 @@ use crate::access::Log;
 use crate::auth::Gate;
 use crate::config::Settings;
 use crate::listener::{self, Speaks};
-use crate::proxy::Proxy;
+use crate::proxy::{Policies, Proxy};
 use crate::site::{Addresses, Site};
 use crate::stock::Stock;
 use crate::tls::{self, Certificates};
@@ -66,7 +66,7 @@ impl Server {
             listener.local_addr().map_err(|source| crate::Error::Listen { address: config.listen, source })
         };
         let addresses = Addresses { main: address(&main)?, plain: plain.as_ref().map(address).transpose()? };
-        let settings = Settings::new(&config, &names, &ports(&addresses))?;
+        let settings = settings(&stock, &config, &names, &addresses)?;
         let asks = !settings.upstreams.is_empty();
         let (gate, admin_token) = Gate::open(&store).await?;
         let certificates = Arc::new(Certificates::open(&store, &config, names.clone(), now()).await?);
@@ -78,7 +78,7 @@ impl Server {
         let open_files = (descriptors / 8).min(1024);
         let site = Site::new(store, stock, settings, gate, certificates, log, addresses, config.patience, open_files);
         if asks {
-            site.set_proxy(proxy(&site, &config)?);
+            site.set_proxy(Some(proxy(&site, &config)?));
         }
         let mut listeners = vec![(main, Speaks::Both(acceptor))];
         listeners.extend(plain.map(|plain| (plain, Speaks::Plain)));
@@ -189,9 +189,9 @@ impl Server {
     /// As [`Server::bind`]; then everything stays as it was.
     pub async fn reload(&self, config: &Config) -> Result<()> {
         let names = tls::names(config)?;
-        let settings = Settings::new(config, &names, &ports(&self.site.addresses))?;
+        let settings = settings(self.site.stock(), config, &names, &self.site.addresses)?;
         let (gate, _) = Gate::open(self.site.store()).await?;
-        let proxy = if settings.upstreams.is_empty() { None } else { proxy(&self.site, config)? };
+        let proxy = if settings.upstreams.is_empty() { None } else { Some(proxy(&self.site, config)?) };
         self.site.certificates.reload(self.site.store(), config, names, now()).await?;
         self.site.set_proxy(proxy);
         self.site.set(settings, gate);
@@ -211,13 +211,17 @@ impl Server {
     }
 }
 
-/// The door to the upstreams. A bundle that is served where it lies takes nothing in.
-fn proxy(site: &Site, config: &Config) -> Result<Option<Arc<Proxy>>> {
-    if site.stock().is_fixed().is_some() {
-        return Ok(None);
-    }
+fn settings(stock: &Stock, config: &Config, names: &[String], addresses: &Addresses) -> Result<Settings> {
+    let settings = Settings::new(config, names, &ports(addresses))?;
+    // A bundle that is served where it lies takes nothing in.
+    let upstreams = if stock.is_fixed().is_some() { Policies::default() } else { settings.upstreams };
+    Ok(Settings { upstreams, ..settings })
+}
+
+/// The door to the upstreams.
+fn proxy(site: &Site, config: &Config) -> Result<Arc<Proxy>> {
     let (upstreams, metrics) = (config.upstreams.clone().checked()?, Arc::clone(&site.metrics));
-    Ok(Some(Arc::new(Proxy::new(site.store().clone(), &upstreams, &config.surroundings, metrics)?)))
+    Ok(Arc::new(Proxy::new(site.store().clone(), &upstreams, &config.surroundings, metrics)?))
 }
 
 /// Seconds since 1970.

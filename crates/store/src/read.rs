@@ -156,6 +156,24 @@ impl Store {
         Ok(found.map(|(size, key)| Blob { digest: *digest, size: size.cast_unsigned(), key }))
     }
 
+    /// A blob that some image repository of this host may show, unless its bytes were lost.
+    ///
+    /// # Errors
+    /// When the catalog does not answer.
+    pub async fn blob_of_host(&self, host: &str, digest: &Digest) -> Result<Option<Blob>> {
+        let found: Option<(i64, String)> = sqlx::query_as(
+            "SELECT size, key FROM blob JOIN repository_blob USING (digest) JOIN repository ON repository.id = repository \
+             WHERE digest = $1 AND kind = 'image' AND host = $2 LIMIT 1",
+        )
+        .bind(digest.as_bytes())
+        .bind(host)
+        .fetch_optional(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        let named = found.map(|(size, key)| Blob { digest: *digest, size: size.cast_unsigned(), key });
+        Ok(named.filter(|blob| self.holds(blob)))
+    }
+
     /// Opens a blob's bytes for reading.
     pub fn open_blob(&self, blob: &Blob) -> Result<File> {
         let path = self.path_of(&blob.key);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use artifact::{Descriptor, Digest, Repository};
 use bundle::Extent;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use store::{Change, Incoming, NewBlob};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use upstream::Sink;
@@ -82,7 +83,15 @@ impl Proxy {
     async fn begin(self: &Arc<Self>, key: Key, size: u64) -> Result<Coming, Failure> {
         let (repository, digest) = &key;
         // Somebody may have brought it between our caller's look and this one.
-        if let Some(there) = self.store.granted_blob(repository, digest).await? {
+        let mut there = self.store.granted_blob(repository, digest).await?;
+        if there.is_none() && self.is_elsewhere_too(repository, digest, size).await? {
+            let mut change = Change::new();
+            change.grant_blob(repository, digest);
+            self.store.apply(change).await?;
+            self.settle(repository, digest).await?;
+            there = self.store.granted_blob(repository, digest).await?;
+        }
+        if let Some(there) = there {
             let store = self.store.clone();
             let opened = tokio::task::spawn_blocking(move || {
                 let (path, file) = (PathBuf::from(&there.key), Arc::new(store.open_blob(&there)?));
@@ -92,7 +101,6 @@ impl Proxy {
             self.fetches.remove(&key);
             return Ok(Coming { blob: Arc::new(opened.await.map_err(Failure::inside)??), growth: None });
         }
-        self.may_ask(repository)?;
         let place = self.fetches.place(&repository.host).await?;
         let growth = Arc::new(Growth::new(size));
         let hearing = Arc::clone(&growth);
@@ -108,6 +116,19 @@ impl Proxy {
             drop(place);
         });
         Ok(coming)
+    }
+
+    /// Whether another repository of the same upstream has brought a blob, and the upstream says that this one has it too:
+    /// its layers are shared by many, and need not come again for each.
+    async fn is_elsewhere_too(&self, repository: &Repository, digest: &Digest, size: u64) -> Result<bool, Failure> {
+        let there = self.store.blob_of_host(&repository.host, digest).await?;
+        if there.is_none_or(|there| there.size != size) {
+            return Ok(false);
+        }
+        self.metrics.asked_upstream();
+        let told = self.questions.blob_size(repository, digest).boxed().await;
+        // If it does not tell, it may yet send it.
+        Ok(told.is_ok_and(|told| told == size))
     }
 
     async fn fetch(self: Arc<Self>, key: Key, size: u64, incoming: Incoming, coming: Coming) {
