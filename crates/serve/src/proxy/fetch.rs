@@ -87,8 +87,12 @@ impl Proxy {
         if there.is_none() && self.is_elsewhere_too(repository, digest, size).await? {
             let mut change = Change::new();
             change.grant_blob(repository, digest);
-            self.store.apply(change).await?;
-            self.settle(repository, digest).await?;
+            match self.store.apply(change).await {
+                Ok(_) => self.settle(repository, digest).await?,
+                // It was collected in this very moment.
+                Err(store::Error::Missing { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
             there = self.store.granted_blob(repository, digest).await?;
         }
         if let Some(there) = there {
