@@ -44,6 +44,8 @@ use whole::Names;
 
 /// How long somebody waits for news of a tag that is here; then it is served as it was.
 const NEWS: Duration = Duration::from_secs(3);
+/// A tag that is never checked is looked at here once in a while all the same.
+const DAY: Duration = Duration::from_hours(24);
 /// How long an upstream's no is taken for one.
 const NO: Duration = Duration::from_secs(10);
 /// How long an upstream is left alone at most, whatever it asks.
@@ -165,6 +167,19 @@ impl Proxy {
                 Err(failure)
             }
         }
+    }
+
+    /// Until when a tag's answer may be given again without a look; `None` when it may not.
+    pub(crate) fn fresh_until(&self, policy: &Policy, repository: &Repository, tag: &str) -> Option<Instant> {
+        let name = (repository.clone(), tag.to_owned());
+        // What waits to be whole is another thing in a moment.
+        if self.names.digest(&name).is_some() {
+            return None;
+        }
+        let now = Instant::now();
+        let until =
+            if policy.checks { self.asked.get(&name)?.checked_add(policy.recheck) } else { now.checked_add(DAY) };
+        until.filter(|until| *until > now)
     }
 
     async fn ask_tag(self: Arc<Self>, name: Name, budget: u64) -> Result<Digest, Failure> {
@@ -296,7 +311,7 @@ impl Proxy {
         if !matches!(error, upstream::Error::NotFound { .. }) {
             self.metrics.upstream_failed();
             let host = &repository.host;
-            tracing::warn!(%repository, "the upstream {host} did not help: {error}");
+            tracing::error!(%repository, "the upstream {host} did not help: {error}");
         }
         if let upstream::Error::RateLimited { retry_after, .. } = error {
             let left = retry_after.unwrap_or(NO).min(LONGEST_REST);
@@ -305,7 +320,7 @@ impl Proxy {
             return Failure::Limited { host: repository.host.clone(), left };
         }
         let failure = Failure::of(repository, error);
-        if matches!(error, upstream::Error::Unreachable { .. }) {
+        if matches!(error, upstream::Error::Unreachable { host, .. } if *host == repository.host) {
             self.silent.insert(repository.host.clone(), failure.clone());
         }
         failure

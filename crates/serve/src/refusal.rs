@@ -112,7 +112,8 @@ impl Refusal {
             headers.insert(ALLOW, value);
         }
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            let seconds = self.detail.get("retryAfter").and_then(serde_json::Value::as_u64).unwrap_or(5);
+            headers.insert(RETRY_AFTER, seconds.into());
         }
         response
     }

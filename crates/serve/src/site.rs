@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use artifact::Repository;
@@ -79,6 +80,8 @@ pub(crate) struct Moment {
 #[derive(Debug)]
 pub(crate) struct Warm {
     moment: Moment,
+    /// An upstream is asked again from then on.
+    until: Option<Instant>,
     pub(crate) meant: Meant,
     pub(crate) thing: Thing,
 }
@@ -202,13 +205,26 @@ impl Site {
             self.open.invalidate_all();
             return None;
         }
-        self.warm.get(key).filter(|warm| warm.moment == moment)
+        let is_good = |warm: &Arc<Warm>| warm.until.is_none_or(|until| Instant::now() < until);
+        self.warm.get(key).filter(|warm| warm.moment == moment).filter(is_good)
     }
 
     /// Remembers an answer whose finding began at `moment`.
     pub(crate) fn remember(&self, key: String, moment: Moment, meant: Meant, thing: Thing) {
+        self.remember_until(None, key, moment, meant, thing);
+    }
+
+    /// The same, of what is to be asked for again.
+    pub(crate) fn remember_until(
+        &self,
+        until: Option<Instant>,
+        key: String,
+        moment: Moment,
+        meant: Meant,
+        thing: Thing,
+    ) {
         if moment == self.moment() {
-            self.warm.insert(key, Arc::new(Warm { moment, meant, thing }));
+            self.warm.insert(key, Arc::new(Warm { moment, until, meant, thing }));
         }
     }
 

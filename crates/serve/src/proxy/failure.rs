@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use artifact::{Digest, Repository};
 use http::StatusCode;
+use serde_json::json;
 
 use super::Policy;
 use crate::refusal::Refusal;
@@ -70,8 +71,9 @@ impl Failure {
                 unknown.message = format!("{}: {why}", unknown.message);
                 unknown
             }
-            Self::Limited { .. } => {
-                Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", self.to_string()).about(unknown.detail)
+            Self::Limited { left, .. } => {
+                Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", self.to_string())
+                    .about(json!({ "retryAfter": left.as_secs() + 1 }))
             }
             Self::NoAnswer(why) => Refusal::new(StatusCode::BAD_GATEWAY, "UNKNOWN", why).about(unknown.detail),
             Self::Inside(error) => Refusal::inside(error.to_string()),

@@ -17,6 +17,9 @@ use super::{BLOBS, Failure, Growth, Proxy};
 use crate::body::OpenBlob;
 use crate::metrics::{Metrics, Proxied};
 
+/// So many may be under way before it is looked whether somebody waits for each.
+const FORGOTTEN: usize = 1000;
+
 type Key = (Repository, Digest);
 
 /// Blobs that are under way.
@@ -37,7 +40,12 @@ struct Coming {
 
 impl Fetches {
     fn cell(&self, key: &Key) -> Arc<OnceCell<Coming>> {
-        Arc::clone(self.under_way.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default())
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if under_way.len() >= FORGOTTEN {
+            // Whoever asked for those went away before they had begun.
+            under_way.retain(|_, cell| cell.initialized() || Arc::strong_count(cell) > 1);
+        }
+        Arc::clone(under_way.entry(key.clone()).or_default())
     }
 
     fn remove(&self, key: &Key) {

@@ -1,6 +1,8 @@
 //! `end-2` and `end-3`: manifests and blobs. `Accept` selects nothing: an index is answered as the index it is, and
 //! the client chooses from it.
 
+use std::time::Instant;
+
 use artifact::Digest;
 use http::{Response, StatusCode};
 use store::Blob;
@@ -36,13 +38,15 @@ pub(crate) async fn manifest(
     let repository = &meant.repository;
     let missing = || Refusal::manifest_unknown(&repository.to_string(), &reference.text());
     let proxied = call.site.proxied(repository);
+    let mut until = None;
     let digest = match (reference, &proxied) {
         (Reference::Digest(digest), _) => *digest,
         (Reference::Tag(tag), None) => stock.entry(repository, tag).await?.ok_or_else(missing)?.digest,
         (Reference::Tag(tag), Some((proxy, policy))) => {
-            // What a tag is may be another thing without any change here.
-            call.key = None;
             let asked = proxy.tag(policy, repository, tag).await;
+            // What a tag is may be another thing then, without any change here.
+            until = proxy.fresh_until(policy, repository, tag);
+            call.key = call.key.filter(|_| until.is_some());
             asked.map_err(|failure| failure.refusal(missing()))?
         }
     };
@@ -63,7 +67,7 @@ pub(crate) async fn manifest(
     }
     let thing =
         Thing::new(digest, &found.media_type, Source::Memory(found.bytes)).of_registry(meant.namespace.as_deref());
-    Ok(remembered(call, moment, meant, thing))
+    Ok(remembered(call, until, moment, meant, thing))
 }
 
 pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> Result<Response<Body>, Refusal> {
@@ -111,7 +115,7 @@ async fn found(call: Call<'_>, moment: Moment, meant: Meant, blob: &Blob) -> Res
     let opened = call.site.open(blob).await;
     let source = Source::File(opened.map_err(|refusal| lost(refusal, &meant, &blob.digest))?);
     let thing = Thing::new(blob.digest, "application/octet-stream", source).of_registry(meant.namespace.as_deref());
-    Ok(remembered(call, moment, meant, thing))
+    Ok(remembered(call, None, moment, meant, thing))
 }
 
 /// A blob whose file is gone is one that is not here: a client then pushes it again, or asks another server.
@@ -125,10 +129,10 @@ fn is_not_found(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool
     error.downcast_ref::<store::Error>().is_some_and(store::Error::is_not_found)
 }
 
-fn remembered(call: Call<'_>, moment: Moment, meant: Meant, thing: Thing) -> Response<Body> {
+fn remembered(call: Call<'_>, until: Option<Instant>, moment: Moment, meant: Meant, thing: Thing) -> Response<Body> {
     let response = thing.answer(call.head, call.headers);
     if let Some(key) = call.key {
-        call.site.remember(key, moment, meant, thing);
+        call.site.remember_until(until, key, moment, meant, thing);
     }
     response
 }
