@@ -248,9 +248,11 @@ impl Store {
     /// Names of repositories as they are shown, `HOST/NAME` or a local one's `NAME`, that sort (bytewise) after `after`;
     /// at most `limit`, each once.
     pub async fn repository_names(&self, kind: Kind, after: &str, limit: u32) -> Result<Vec<String>> {
+        // In the very words of the index `repository_shown`, or SQLite sorts them all for each page.
         sqlx::query_scalar(
-            "SELECT DISTINCT CASE host WHEN '' THEN name ELSE host || '/' || name END AS shown FROM repository \
-             WHERE kind = $1 AND CASE host WHEN '' THEN name ELSE host || '/' || name END > $2 ORDER BY shown LIMIT $3",
+            "SELECT DISTINCT CASE host WHEN '' THEN name ELSE host || '/' || name END FROM repository \
+             WHERE kind = $1 AND CASE host WHEN '' THEN name ELSE host || '/' || name END > $2 \
+             ORDER BY CASE host WHEN '' THEN name ELSE host || '/' || name END LIMIT $3",
         )
         .bind(kind.as_str())
         .bind(after)
@@ -262,11 +264,46 @@ impl Store {
 
     /// The hosts of which there are repositories of this kind, sorted; a local one's is empty.
     pub async fn hosts(&self, kind: Kind) -> Result<Vec<String>> {
-        sqlx::query_scalar("SELECT DISTINCT host FROM repository WHERE kind = $1 ORDER BY host")
-            .bind(kind.as_str())
-            .fetch_all(self.db())
-            .await
-            .map_err(|error| self.failed(error))
+        // From each host to the next by the index: a million repositories of ten hosts are ten steps.
+        sqlx::query_scalar(
+            "WITH RECURSIVE known (host) AS (SELECT min(host) FROM repository WHERE kind = $1 UNION ALL \
+             SELECT (SELECT min(host) FROM repository WHERE kind = $1 AND host > known.host) FROM known \
+             WHERE known.host IS NOT NULL) SELECT host FROM known WHERE host IS NOT NULL",
+        )
+        .bind(kind.as_str())
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))
+    }
+
+    /// Whether this repository shows anything: an entry, a manifest or a blob.
+    pub async fn shows_anything(&self, repository: &Repository) -> Result<bool> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM repository WHERE kind = $1 AND host = $2 AND name = $3 AND ( \
+             EXISTS (SELECT 1 FROM entry WHERE repository = id) OR \
+             EXISTS (SELECT 1 FROM repository_manifest WHERE repository = id) OR \
+             EXISTS (SELECT 1 FROM repository_blob WHERE repository = id)))",
+        )
+        .bind(repository.kind.as_str())
+        .bind(&repository.host)
+        .bind(&repository.name)
+        .fetch_one(self.db())
+        .await
+        .map_err(|error| self.failed(error))
+    }
+
+    /// Image repositories that may show this blob, the oldest first; at most `limit`.
+    pub async fn showing_blob(&self, digest: &Digest, limit: u32) -> Result<Vec<Repository>> {
+        let found: Vec<(String, String, String)> = sqlx::query_as(
+            "SELECT kind, host, name FROM repository_blob JOIN repository ON id = repository \
+             WHERE digest = $1 AND +kind = 'image' ORDER BY repository LIMIT $2",
+        )
+        .bind(digest.as_bytes())
+        .bind(i64::from(limit))
+        .fetch_all(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        Ok(found.into_iter().filter_map(|(kind, host, name)| repository_of(&kind, host, name)).collect())
     }
 
     /// Image repositories of every host (and local) named `name` that have this tag, manifest or blob.
