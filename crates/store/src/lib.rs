@@ -24,6 +24,7 @@ mod error;
 mod fsck;
 mod held;
 mod lock;
+mod pages;
 mod read;
 mod revoke;
 mod socket;

@@ -86,8 +86,8 @@ pub(crate) async fn put(
     headers.extend(HeaderValue::try_from(digest.to_string()).ok().map(|value| (DOCKER_CONTENT_DIGEST, value)));
     let subject = manifest.subject.and_then(|subject| HeaderValue::try_from(subject.digest.to_string()).ok());
     headers.extend(subject.map(|value| (OCI_SUBJECT, value)));
-    for tag in tags {
-        headers.extend(HeaderValue::try_from(tag).ok().map(|value| (Some(OCI_TAG), value)));
+    for tag in tags.iter().filter_map(|tag| HeaderValue::from_str(tag).ok()) {
+        headers.append(OCI_TAG, tag);
     }
     if let Some(layer) = sparse {
         // "Warnings": clients show it to whoever pushes.
