@@ -5,10 +5,11 @@ mod manifests;
 mod pull;
 mod uploads;
 
-pub(crate) use uploads::Uploads;
+pub(crate) use uploads::{Uploads, expire_uploads};
 
 use std::sync::Arc;
 
+use artifact::Algorithm;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
@@ -66,7 +67,7 @@ impl Call<'_> {
 /// The label that an operation is counted under.
 pub(crate) fn route(operation: &Operation) -> Route {
     match operation {
-        Operation::ReadManifest(_) | Operation::PutManifest(_) | Operation::DeleteManifest(_) => Route::Manifest,
+        Operation::ReadManifest(_) | Operation::PutManifest(..) | Operation::DeleteManifest(_) => Route::Manifest,
         Operation::ReadBlob(_) | Operation::DeleteBlob(_) => Route::Blob,
         Operation::Tags(_) => Route::Tags,
         Operation::Referrers { .. } => Route::Referrers,
@@ -111,24 +112,24 @@ pub(crate) async fn answer(
         Operation::Referrers { subject, artifact_type } => {
             lists::referrers(&call, asked, &subject, artifact_type.as_deref()).await
         }
-        Operation::PutManifest(reference) => {
+        Operation::PutManifest(reference, tags) => {
             call.may_write(asked)?;
-            manifests::put(&call, asked, &reference, body).await
+            manifests::put(&call, asked, &reference, &tags, body).await
         }
         Operation::DeleteManifest(reference) => {
             call.may_write(asked)?;
             manifests::delete(&call, asked, &reference).await
         }
-        Operation::DeleteBlob(_) => {
+        Operation::DeleteBlob(digest) => {
             call.may_write(asked)?;
-            Err(unsupported("blobs go when nothing needs them any more"))
+            manifests::delete_blob(&call, asked, &digest).await
         }
-        Operation::StartUpload { digest, mount, from } => {
+        Operation::StartUpload { digest, algorithm, mount, from } => {
             call.may_write(asked)?;
             match (digest, mount) {
                 (Some(digest), _) => uploads::in_one(&call, asked, &digest, body).await,
-                (None, Some(mount)) => uploads::mount(&call, asked, &mount, from.as_deref()).await,
-                (None, None) => uploads::start(&call, asked).await,
+                (None, Some(mount)) => uploads::mount(&call, asked, &mount, from.as_deref(), algorithm).await,
+                (None, None) => uploads::start(&call, asked, algorithm.unwrap_or(Algorithm::Sha256)).await,
             }
         }
         Operation::PatchUpload(id) => {

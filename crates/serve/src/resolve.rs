@@ -143,7 +143,7 @@ async fn has(site: &Site, repository: &Repository, sought: Sought<'_>) -> Result
         Sought::Manifest(Reference::Tag(tag)) => stock.entry(repository, tag).await?.is_some(),
         Sought::Manifest(Reference::Digest(digest)) => stock.granted_manifest(repository, digest).await?.is_some(),
         Sought::Blob(digest) => stock.granted_blob(repository, digest).await?.is_some(),
-        Sought::Anything => !stock.entries(repository, "", 1).await?.is_empty(),
+        Sought::Anything => stock.shows_anything(repository).await?,
     })
 }
 

@@ -7,7 +7,8 @@
 //! ├── naru.sock                   the holder's socket, while a server holds the store
 //! ├── lock                        held (flock) by the one process that has the store open
 //! ├── blobs/sha256/ab/abcd….KEY   every byte once; a key is never written twice
-//! └── partial/                    what is being written; `sha256-abcd…` are continued by the next run
+//! └── partial/                    what is being written; `sha256-abcd…` are continued by the next run, `upload-…` by
+//!                                 the client that sends them
 //! ```
 //!
 //! A [`Store`] is opened by one process. Bytes go in through a [`BlobWriter`] (hashed as they pass, fsynced, renamed
@@ -25,9 +26,12 @@ mod fsck;
 mod gc;
 mod held;
 mod lock;
+mod pages;
 mod read;
+mod revoke;
 mod socket;
 mod sum;
+mod uploads;
 mod writer;
 
 pub use change::{Applied, Cause, Change, Replaced};

@@ -101,3 +101,6 @@ CREATE TABLE format (
     number INTEGER PRIMARY KEY,
     naru   TEXT NOT NULL
 ) STRICT;
+
+-- Repositories as `_catalog` shows them, in its order.
+CREATE INDEX repository_shown ON repository (kind, CASE host WHEN '' THEN name ELSE host || '/' || name END);
