@@ -16,6 +16,7 @@
 //!
 //! An entry names only what is *complete*: a change that would offer something with a hole in it is refused.
 
+mod account;
 mod blobs;
 mod catalog;
 mod change;
@@ -28,6 +29,7 @@ mod socket;
 mod sum;
 mod writer;
 
+pub use account::{Account, AccountKind};
 pub use change::{Applied, Cause, Change, Replaced};
 pub use error::{Error, Result};
 pub use fsck::{Finding, Fsck};

@@ -67,7 +67,7 @@ pub(crate) async fn put(
         Reference::Tag(tag) => Change::because(Cause {
             action: "push".to_owned(),
             subject: format!("{}:{tag}", resolve::shown(repository)),
-            by: format!("admin from {}", call.peer.remote.ip()),
+            by: call.by(),
         }),
         Reference::Digest(_) => Change::new(),
     };
@@ -114,7 +114,7 @@ pub(crate) async fn delete(call: &Call<'_>, asked: &Asked, reference: &Reference
     let mut change = Change::because(Cause {
         action: "rm".to_owned(),
         subject: format!("{}:{tag}", resolve::shown(repository)),
-        by: format!("admin from {}", call.peer.remote.ip()),
+        by: call.by(),
     });
     change.remove(repository, tag);
     store.apply(change).await?;

@@ -132,8 +132,8 @@ pub(crate) async fn mount(
     let source = from.and_then(|from| Asked::new(from, None, asked.host.clone()).ok());
     if let Some(source) = source {
         // `from` is spelled like any name, so the same rules find it.
-        let from = resolve::to_read(call.site, &source, Sought::Blob(digest)).await.ok();
-        let from = from.filter(|from| call.may_read(&from.repository.to_string()).is_ok());
+        // What the caller may not read is not found.
+        let from = resolve::to_read(call, &source, Sought::Blob(digest)).await.ok();
         if let Some(from) = from {
             if store.granted_blob(&from.repository, digest).await?.is_some_and(|blob| store.holds(&blob)) {
                 let mut change = Change::new();

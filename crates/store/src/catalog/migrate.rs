@@ -15,10 +15,8 @@ use sqlx::{Sqlite, SqliteConnection, Transaction};
 use crate::{Error, Result, blobs, change};
 
 /// What makes each format of the one before: the first makes format 2 of format 1.
-const STEPS: [&str; 2] = [
-    "CREATE TABLE format (number INTEGER PRIMARY KEY, naru TEXT NOT NULL) STRICT",
-    include_str!("format-3.sql"),
-];
+const STEPS: [&str; 2] =
+    ["CREATE TABLE format (number INTEGER PRIMARY KEY, naru TEXT NOT NULL) STRICT", include_str!("format-3.sql")];
 /// The format that this binary writes (`PRAGMA user_version`).
 pub(super) const FORMAT: i64 = 3;
 /// This Naru.

@@ -101,3 +101,15 @@ CREATE TABLE format (
     number INTEGER PRIMARY KEY,
     naru   TEXT NOT NULL
 ) STRICT;
+
+-- Who may do what.
+CREATE TABLE account (
+    kind        TEXT NOT NULL,       -- token or user
+    name        TEXT NOT NULL,
+    secret      TEXT NOT NULL,       -- a token's SHA-256, or the hash of a password; empty: there is neither
+    certificate BLOB,                -- the SHA-256 of a client's certificate
+    scopes      TEXT NOT NULL,       -- as `--scope` has them, with blanks between
+    expires     INTEGER,             -- seconds since 1970; NULL: never
+    made        INTEGER NOT NULL,
+    PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
