@@ -7,14 +7,16 @@
 //! └── audit.jsonl.9    the oldest that is kept
 //! ```
 //!
-//! Pulls are not in it: the access log has them. Nor is it asked who nobody is: that a client without credentials is
-//! challenged before it reads is how the protocol begins.
+//! Pulls are not in it: the access log has them. Nor is it in it that a client without credentials is challenged before
+//! it reads: so the protocol begins. Of refusals, a hundred a minute are written and the rest is counted: nobody shall
+//! push what was done out of the files by asking often for what he may not.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -24,6 +26,9 @@ use crate::auth::give_to_owner;
 const LIMIT: u64 = 10 * 1024 * 1024;
 /// Files that are kept beside the one that is written.
 const KEPT: u32 = 9;
+/// Refusals that are written one by one, in so long.
+const REFUSALS: u32 = 100;
+const SPAN: Duration = Duration::from_mins(1);
 
 /// Something that happened.
 #[derive(Debug, Default, Serialize)]
@@ -60,6 +65,27 @@ struct Line<'a> {
 #[derive(Debug)]
 pub struct Audit {
     to: Mutex<To>,
+    refusals: Mutex<Refusals>,
+}
+
+/// How many there were since.
+#[derive(Debug)]
+struct Refusals {
+    since: Instant,
+    count: u32,
+}
+
+impl Refusals {
+    /// Whether one at `now` is written, and how many before it were not.
+    fn count(&mut self, now: Instant) -> (bool, u32) {
+        let mut left_out = 0;
+        if now.saturating_duration_since(self.since) >= SPAN {
+            left_out = self.count.saturating_sub(REFUSALS);
+            *self = Self { since: now, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        (self.count <= REFUSALS, left_out)
+    }
 }
 
 #[derive(Debug)]
@@ -79,11 +105,27 @@ impl Audit {
             Some(path) => To::File { path: path.to_owned(), file: None },
             None => To::File { path: folder.join("audit/audit.jsonl"), file: None },
         };
-        Self { to: Mutex::new(to) }
+        Self { to: Mutex::new(to), refusals: Mutex::new(Refusals { since: Instant::now(), count: 0 }) }
     }
 
     /// Writes it down. What cannot be written is said in the log, and keeps nobody from anything.
     pub fn record(&self, event: &Event<'_>) {
+        if event.outcome == "denied" {
+            let counted = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).count(Instant::now());
+            let (is_written, left_out) = counted;
+            if left_out > 0 {
+                let subject = format!("{left_out} more refusals before this one");
+                let by = "unknown".to_owned();
+                self.write(&Event { by, action: "left out", subject: &subject, outcome: "denied", ..Event::default() });
+            }
+            if !is_written {
+                return;
+            }
+        }
+        self.write(event);
+    }
+
+    fn write(&self, event: &Event<'_>) {
         let line = Line { time: jiff::Timestamp::now().to_string(), event };
         let Ok(mut text) = serde_json::to_vec(&line) else { return };
         text.push(b'\n');
@@ -171,6 +213,16 @@ mod tests {
         // Another process goes on where this one ended.
         Audit::new(folder.path(), None).record(&event("later"));
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn refusals_do_not_push_out_what_was_done() {
+        let began = Instant::now();
+        let mut refusals = Refusals { since: began, count: 0 };
+        let written = (0..1000).filter(|_| refusals.count(began).0).count();
+        assert_eq!(written, REFUSALS as usize);
+        assert_eq!(refusals.count(began + SPAN), (true, 1000 - REFUSALS));
+        assert_eq!(refusals.count(began + SPAN), (true, 0));
     }
 
     #[test]

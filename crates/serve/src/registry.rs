@@ -64,7 +64,10 @@ impl Call<'_> {
     /// is known hears `missing`.
     pub(crate) fn hidden(&self, written: &str, missing: impl FnOnce() -> Refusal) -> Refusal {
         if !self.caller.is_known() {
-            return Gate::refuse(self.headers, self.peer, Some(&format!("repository:{written}:pull")));
+            let mut refusal = Gate::refuse(self.headers, self.peer, Some(&format!("repository:{written}:pull")));
+            // To be asked who one is, is how the protocol begins.
+            refusal.denied = false;
+            return refusal;
         }
         let mut refusal = missing();
         refusal.denied = true;

@@ -6,6 +6,7 @@
 //! ├── naru.db.format-1.SECONDS    the catalog as an older Naru wrote it, copied before it was changed
 //! ├── naru.sock                   the holder's socket, while a server holds the store
 //! ├── lock                        held (flock) by the one process that has the store open
+//! ├── audit/                      who changed what, and who was refused (`serve` writes it)
 //! ├── blobs/sha256/ab/abcd….KEY   every byte once; a key is never written twice
 //! └── partial/                    what is being written; `sha256-abcd…` are continued by the next run
 //! ```

@@ -37,8 +37,14 @@ pub(crate) enum Request {
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub(crate) struct Rights {
     /// What it may do: read, write, delete, admin (to push over a mirrored name) or all; and where: a pattern of
-    /// repositories, as write:team/* or read:docker.io/** [may be given several times]
-    #[arg(long = "scope", value_name = "VERB[:PATTERN]", required = true, num_args = 1.., value_parser = value_parser!(Scope))]
+    /// repositories, as write:team/* or read:docker.io/**. Several: with commas between, or given again
+    #[arg(
+        long = "scope",
+        value_name = "VERB[:PATTERN]",
+        required = true,
+        value_delimiter = ',',
+        value_parser = value_parser!(Scope)
+    )]
     pub(crate) scopes: Vec<Scope>,
     /// How long it is good, as 12h, 30d or 1y [default: until it is removed]
     #[arg(long, value_name = "TIME", value_parser = seconds)]

@@ -75,6 +75,8 @@ impl Passwords {
             return Ok(true);
         }
         // Counted before it is known: a thousand at once are a thousand.
+        // Names that nobody can have are one: what is counted is bounded.
+        let name = super::valid_account_name(name).map_or("", |()| name);
         let tries = [(place(from), AN_ADDRESS), (format!("name {name}"), A_NAME)];
         let counted = tries.map(|(key, most)| (self.wrong.get_with(key, Arc::default), most));
         for (tries, most) in &counted {

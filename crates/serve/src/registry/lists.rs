@@ -57,7 +57,8 @@ pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Bod
         return Err(Gate::refuse(call.headers, call.peer, Some("registry:catalog:*")));
     }
     let most = page.n.unwrap_or(MOST).min(MOST) as usize;
-    let batch = page.n.unwrap_or(MOST).min(MOST) + 1;
+    // Of those that are asked for, few may be readable.
+    let batch = page.n.unwrap_or(MOST).min(MOST).max(1000) + 1;
     let mut names = Vec::new();
     let mut after = page.last.clone();
     // One more than asked for tells whether there is another page.

@@ -51,6 +51,11 @@ pub(crate) async fn put(
         }
     }
     let mut omitted = HashSet::new();
+    for foreign in manifest.blobs().filter(|blob| blob.is_foreign()) {
+        if store.granted_blob(repository, &foreign.digest).await?.is_none() {
+            omitted.insert(foreign.digest);
+        }
+    }
     for child in &manifest.manifests {
         // One of which a part is still to be loaded is not offered, and not counted on.
         if !store.granted_manifest(repository, &child.digest).await?.is_some_and(|child| child.complete) {

@@ -4,7 +4,9 @@
 
 mod accounts;
 mod blobs;
+mod certificates;
 mod files;
+mod grants;
 mod listener;
 mod lists;
 mod manifests;
