@@ -49,7 +49,7 @@ pub struct Event<'a> {
     /// Of which digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// `done`, `denied` or `failed`.
+    /// `done`, `denied`; of a command also `incomplete`, `failed` or `interrupted`.
     pub outcome: &'a str,
 }
 

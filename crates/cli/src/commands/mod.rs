@@ -293,15 +293,30 @@ async fn carry_out(
     audit: &Audit,
     voice: &Speaker,
 ) -> anyhow::Result<Exit> {
+    let mut recorded = Recorded { audit, work, by: voice.by(), outcome: "interrupted" };
     let result = do_it(work, files, store, voice).await;
-    if let Some((action, subject)) = work.audited() {
-        let outcome = match &result {
-            Ok(Exit::Done) => "done",
-            _ => "failed",
-        };
-        audit.record(&Event { by: voice.by(), action, subject: &subject, outcome, ..Event::default() });
-    }
+    recorded.outcome = match &result {
+        Ok(Exit::Done) => "done",
+        Ok(Exit::Incomplete) => "incomplete",
+        _ => "failed",
+    };
     result
+}
+
+/// Has the audit know how a command ended: also of one that is dropped in the middle, which may have changed something.
+struct Recorded<'a> {
+    audit: &'a Audit,
+    work: &'a Work,
+    by: String,
+    outcome: &'static str,
+}
+
+impl Drop for Recorded<'_> {
+    fn drop(&mut self) {
+        let Some((action, subject)) = self.work.audited() else { return };
+        let by = std::mem::take(&mut self.by);
+        self.audit.record(&Event { by, action, subject: &subject, outcome: self.outcome, ..Event::default() });
+    }
 }
 
 async fn do_it(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
