@@ -231,14 +231,11 @@ pub(crate) async fn run(store: &Store, command: &Command, voice: &Speaker) -> an
 /// Every account of this kind.
 pub(crate) async fn list(store: &Store, kind: AccountKind, voice: &Speaker) -> anyhow::Result<()> {
     for account in store.accounts().await?.into_iter().filter(|account| account.kind == kind) {
-        let mut text = format!("{}  {}", account.name, account.scopes);
-        if let Some(end) = time(account.expires) {
-            let over = account.expires.is_some_and(|end| end <= store.now());
-            text.push_str(&format!("  {} {end}", if over { "ended" } else { "until" }));
-        }
-        if let Some(certificate) = account.certificate {
-            text.push_str(&format!("  certificate {}", certificate.hex()));
-        }
+        let is_over = account.expires.is_some_and(|end| end <= store.now());
+        let end = time(account.expires).map(|end| format!("{} {end}", if is_over { "ended" } else { "until" }));
+        let certificate = account.certificate.map(|digest| format!("certificate {}", digest.hex()));
+        let parts = [Some(account.name.clone()), Some(account.scopes.clone()), end, certificate];
+        let text = parts.into_iter().flatten().collect::<Vec<_>>().join("  ");
         let value = json!({
             "name": account.name, "scopes": account.scopes.split(' ').collect::<Vec<_>>(), "expires": time(account.expires),
             "made": time(Some(account.made)), "certificate": account.certificate.map(|digest| digest.hex()),

@@ -58,7 +58,7 @@ pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Bod
     }
     let most = page.n.unwrap_or(MOST).min(MOST) as usize;
     // Of those that are asked for, few may be readable.
-    let batch = page.n.unwrap_or(MOST).min(MOST).max(1000) + 1;
+    let batch = page.n.unwrap_or(MOST).clamp(1000, MOST) + 1;
     let mut names = Vec::new();
     let mut after = page.last.clone();
     // One more than asked for tells whether there is another page.
