@@ -5,6 +5,7 @@
 
 mod export;
 mod fsck;
+mod gc;
 mod history;
 mod holder;
 mod image;
@@ -156,6 +157,8 @@ pub(crate) enum InStore {
     History(history::Request),
     /// Makes the store's entries what they were after a generation
     Restore(restore::Request),
+    /// Takes away what nothing in the store leads to any more
+    Gc(gc::Request),
     /// Hashes everything again, and compares it with the catalog
     Fsck(fsck::Request),
 }
@@ -204,6 +207,7 @@ impl Work {
             Self::Key(command) => command.audited(),
             Self::Load(order) => Some(("load", order.names())),
             Self::InStore(InStore::Rm(request)) => Some(("rm", request.names())),
+            Self::InStore(InStore::Gc(request)) => request.audited(),
             Self::InStore(InStore::Restore(request)) => Some(("restore", request.name())),
             Self::Pull(_) => Some(("pull", String::new())),
             Self::InStore(_) | Self::Setup(_) | Self::Pack(_) | Self::Receipt | Self::Export(_) | Self::Push(_) => None,
@@ -345,6 +349,7 @@ async fn in_store(command: &InStore, store: &Store, voice: &Speaker) -> anyhow::
         InStore::Rm(request) => rm::run(store, request, voice).await,
         InStore::History(request) => history::run(store, request, voice).await,
         InStore::Restore(request) => restore::run(store, request, voice).await,
+        InStore::Gc(request) => gc::run(store, request, voice).await,
         InStore::Fsck(request) => fsck::run(store, request, voice).await,
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use serve::accounts::{self, Scope};
 use store::{AccountKind, Store};
 
-use super::user;
+use super::{gc, user};
 use crate::exit::Exit;
 use crate::terminal::Speaker;
 
@@ -46,8 +46,8 @@ pub(crate) struct Rights {
         value_parser = value_parser!(Scope)
     )]
     pub(crate) scopes: Vec<Scope>,
-    /// How long it is good, as 12h, 30d or 1y [default: until it is removed]
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    /// How long it is good, as 12h, 30d or 52w [default: until it is removed]
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
     expires: Option<i64>,
 }
 
@@ -58,21 +58,11 @@ impl Rights {
     }
 }
 
-/// `30d`: a number and s, m, h, d, w or y.
-fn seconds(text: &str) -> Result<i64, String> {
-    let invalid = || "write a number and a unit, as 12h, 30d, 4w or 1y".to_owned();
-    let (at, unit) = text.char_indices().last().ok_or_else(invalid)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        'w' => 7 * 86_400,
-        'y' => 366 * 86_400,
-        _ => return Err(invalid()),
-    };
-    let number: u32 = text.get(..at).and_then(|number| number.parse().ok()).ok_or_else(invalid)?;
-    if number == 0 { Err(invalid()) } else { Ok(i64::from(number) * seconds) }
+fn lifetime(text: &str) -> Result<i64, String> {
+    match gc::seconds(text)? {
+        0 => Err("what is made would have ended already: write 12h, 30d or 52w".to_owned()),
+        seconds => Ok(seconds),
+    }
 }
 
 impl Request {
@@ -109,19 +99,4 @@ pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> an
         Request::Rm { name } => user::remove(store, AccountKind::Token, name, voice).await?,
     }
     Ok(Exit::Done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::seconds;
-
-    #[test]
-    fn how_long_is_written_with_a_unit() {
-        for (text, expected) in [("1s", 1), ("90m", 5400), ("12h", 43_200), ("30d", 2_592_000), ("2w", 1_209_600)] {
-            assert_eq!(seconds(text), Ok(expected), "{text}");
-        }
-        for bad in ["", "d", "30", "0d", "-1d", "3 d", "99999999999d", "1é"] {
-            assert!(seconds(bad).is_err(), "{bad}");
-        }
-    }
 }

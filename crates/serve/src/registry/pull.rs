@@ -56,6 +56,8 @@ pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> 
     let target = target.filter(|meant| call.may(Verb::Write, &meant.repository) && call.may_read(&meant.repository));
     if let Some(meant) = target {
         if let Some(blob) = stock.granted_blob(&meant.repository, digest).await? {
+            // What need not be sent will be named by a manifest in a moment: until then it is not collected.
+            stock.renew(&meant.repository, digest).await?;
             return found(call, moment, meant, &blob).await;
         }
         if call.head {
