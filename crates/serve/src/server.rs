@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bundle::Shelf;
 use futures_util::future::join_all;
@@ -15,10 +15,12 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::access::Log;
-use crate::auth::Gate;
+use crate::audit::Audit;
+use crate::auth::{Gate, Passwords};
 use crate::config::Settings;
 use crate::listener::{self, Speaks};
 use crate::proxy::{Policies, Proxy};
+use crate::registry;
 use crate::site::{Addresses, Site};
 use crate::stock::Stock;
 use crate::tls::{self, Certificates};
@@ -72,11 +74,26 @@ impl Server {
         let certificates = Arc::new(Certificates::open(&store, &config, names.clone(), now()).await?);
         let log = config.access_log.as_deref().map(Log::open).transpose()?;
         let descriptors = raise_descriptors();
-        let acceptor = TlsAcceptor::from(Arc::new(certificates.server_config()?));
+        let acceptor = TlsAcceptor::from(Arc::new(certificates.server_config(config.client_ca.as_deref())?));
+        let audit = Arc::new(Audit::new(store.folder(), config.audit.as_deref()));
+        let passwords = Passwords::new()?;
         let most =
             config.connections.min(usize::try_from(descriptors.saturating_sub(RESERVED) / 2).unwrap_or(usize::MAX));
         let open_files = (descriptors / 8).min(1024);
-        let site = Site::new(store, stock, settings, gate, certificates, log, addresses, config.patience, open_files);
+        let patience = config.patience;
+        let site = Site::new(
+            store,
+            stock,
+            settings,
+            gate,
+            passwords,
+            audit,
+            certificates,
+            log,
+            addresses,
+            patience,
+            open_files,
+        );
         if asks {
             site.set_proxy(Some(proxy(&site, &config)?));
         }
@@ -138,6 +155,11 @@ impl Server {
         self.site.certificates.authority_pem()
     }
 
+    /// Where changes and refusals are written down.
+    pub fn audit(&self) -> Arc<Audit> {
+        Arc::clone(&self.site.audit)
+    }
+
     /// The admin token, when this start made it.
     pub fn admin_token(&self) -> Option<&str> {
         self.admin_token.as_deref()
@@ -159,7 +181,7 @@ impl Server {
             let mut tick = tokio::time::interval(HOUSEKEEPING);
             loop {
                 tick.tick().await;
-                self.keep(now(), Instant::now());
+                self.keep(now()).await;
             }
         };
         // What is not chosen is dropped, and the listeners with it: from then on connections are refused.
@@ -175,12 +197,12 @@ impl Server {
         Ok(())
     }
 
-    /// Does what falls due at `now` (seconds since 1970) and `instant`: makes the certificate anew when it grows old,
+    /// Does what falls due at `now` (seconds since 1970): makes the certificate anew when it grows old,
     /// reads one that was given when its files changed, and removes uploads that nobody goes on with. [`Server::run`]
     /// does it every half minute; tests say what time it is.
-    pub fn keep(&self, now: i64, instant: Instant) {
+    pub async fn keep(&self, now: i64) {
         self.site.certificates.refresh(now);
-        self.site.uploads.expire(instant);
+        registry::expire_uploads(&self.site, now).await;
     }
 
     /// Takes another configuration while running: certificates, names, aliases, order, who may read. Addresses stay.
@@ -198,7 +220,7 @@ impl Server {
         Ok(())
     }
 
-    /// Reads the site's secrets again, and nothing else: a renewed admin token or CA must not wait for a mistake in the
+    /// Reads the site's secrets and accounts again, and nothing else: who was let in or out, or a renewed CA, must not wait for a mistake in the
     /// configuration to be mended.
     ///
     /// # Errors

@@ -11,7 +11,8 @@ use moka::sync::Cache;
 use store::{Blob, Store};
 
 use crate::access::Log;
-use crate::auth::Gate;
+use crate::audit::Audit;
+use crate::auth::{Gate, Passwords};
 use crate::body::OpenBlob;
 use crate::config::{Patience, Settings};
 use crate::content::{Source, Thing};
@@ -45,6 +46,8 @@ pub(crate) struct Site {
     epoch: AtomicU64,
     open: Cache<String, Arc<OpenBlob>>,
     pub(crate) gate: ArcSwap<Gate>,
+    pub(crate) passwords: Passwords,
+    pub(crate) audit: Arc<Audit>,
     pub(crate) uploads: Uploads,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) log: Option<Log>,
@@ -100,6 +103,8 @@ impl Site {
         stock: Stock,
         settings: Settings,
         gate: Gate,
+        passwords: Passwords,
+        audit: Arc<Audit>,
         certificates: Arc<Certificates>,
         log: Option<Log>,
         addresses: Addresses,
@@ -127,6 +132,8 @@ impl Site {
             epoch: AtomicU64::new(0),
             open: Cache::new(open_files),
             gate: ArcSwap::from_pointee(gate),
+            passwords,
+            audit,
             uploads: Uploads::default(),
             metrics: Arc::new(Metrics::default()),
             log,
@@ -288,6 +295,8 @@ mod tests {
             stock,
             settings,
             gate,
+            Passwords::new().unwrap(),
+            Arc::new(Audit::new(folder, None)),
             Arc::new(certificates),
             None,
             addresses,

@@ -71,6 +71,14 @@ impl Stock {
         }
     }
 
+    /// Whether there is anything of this repository here.
+    pub(crate) async fn shows_anything(&self, repository: &Repository) -> Result<bool, Refusal> {
+        match self {
+            Self::Store(store) => Ok(store.shows_anything(repository).await?),
+            Self::Shelf(_) => Ok(!self.entries(repository, "", 1).await?.is_empty()),
+        }
+    }
+
     pub(crate) async fn repositories(
         &self,
         kind: Option<Kind>,
@@ -150,7 +158,9 @@ impl Stock {
         }
     }
 
-    /// The manifest of this repository that names something that was left out on purpose, and whether that is a manifest.
+    /// The manifest of this repository that names something that this repository may not show, and whether that is a
+    /// manifest. Whether the store has it for another repository is not looked at: who pushes an index that names it must
+    /// not learn that.
     pub(crate) async fn left_out(
         &self,
         repository: &Repository,
@@ -159,11 +169,11 @@ impl Stock {
         match self {
             Self::Store(store) => {
                 for parent in store.parents(digest).await? {
-                    if store.granted_manifest(repository, &parent).await?.is_none() {
+                    if !store.granted_manifest(repository, &parent).await?.is_some_and(|parent| parent.complete) {
                         continue;
                     }
                     let links = store.links(&parent).await?;
-                    if let Some(link) = links.into_iter().find(|link| link.child == *digest && !link.present) {
+                    if let Some(link) = links.into_iter().find(|link| link.child == *digest) {
                         return Ok(Some((parent, link.is_manifest)));
                     }
                 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use artifact::{Platform, normalise_host};
+use artifact::{Pattern, Platform, normalise_host};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -50,9 +50,9 @@ pub struct Upstream {
     /// With `proxy`: the platforms whose images are fetched (default: all). Indexes keep their bytes and digests.
     pub platforms: Vec<Platform>,
     /// With `proxy`: repositories that may be fetched, as `library/*` or `corp/**` (default: all).
-    pub allow: Vec<String>,
+    pub allow: Vec<Pattern>,
     /// With `proxy`: repositories that may not, whatever `allow` says.
-    pub deny: Vec<String>,
+    pub deny: Vec<Pattern>,
 }
 
 /// What a server does about what it has not.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use artifact::{Digest, Repository};
 use http::StatusCode;
-use serde_json::json;
 
 use super::Policy;
 use crate::refusal::Refusal;
@@ -72,8 +71,9 @@ impl Failure {
                 unknown
             }
             Self::Limited { left, .. } => {
-                Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", self.to_string())
-                    .about(json!({ "retryAfter": left.as_secs() + 1 }))
+                let mut limited = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", self.to_string());
+                limited.wait = left.as_secs() + 1;
+                limited.about(unknown.detail)
             }
             Self::NoAnswer(why) => Refusal::new(StatusCode::BAD_GATEWAY, "UNKNOWN", why).about(unknown.detail),
             Self::Inside(error) => Refusal::inside(error.to_string()),

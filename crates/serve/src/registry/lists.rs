@@ -1,16 +1,16 @@
 //! `end-8` tags, `end-12` referrers, and the catalog of the Docker registry API.
 
-use artifact::{Kind, Repository, media_type};
+use artifact::{Kind, media_type};
 use http::header::{CONTENT_TYPE, HeaderName, LINK};
 use http::{HeaderValue, Response};
 use serde_json::json;
 
-use crate::auth::Gate;
+use crate::auth::{Gate, Verb};
 use crate::body::Body;
 use crate::refusal::Refusal;
 use crate::registry::{Call, json as document, name_the_namespace};
 use crate::resolve::{self, Meant, Sought};
-use crate::router::{Asked, Page, Reference};
+use crate::router::{Asked, Page};
 
 /// Names in one answer, whatever is asked for.
 const MOST: u32 = 10_000;
@@ -28,16 +28,19 @@ pub(crate) async fn tags(
     let most = page.n.unwrap_or(MOST).min(MOST) as usize;
     let mut tags: Vec<String> = Vec::new();
     let mut after = page.last.clone();
-    let mut any = false;
     // One more than asked for tells whether there is another page.
     while tags.len() <= most {
-        let entries = stock.entries(&meant.repository, &after, 1000).await?;
+        let entries =
+            stock.entries(&meant.repository, &after, u32::try_from(most + 1 - tags.len()).unwrap_or(MOST)).await?;
         let Some(last) = entries.last() else { break };
-        any = true;
-        after.clone_from(&last.name);
+        after = match last.name.split_once(':') {
+            // Digests are no tags. Those of one hash stand together, and `;` sorts right behind `:`.
+            Some((hash, _)) => format!("{hash};"),
+            None => last.name.clone(),
+        };
         tags.extend(entries.into_iter().map(|entry| entry.name).filter(|name| !name.contains(':')));
     }
-    if !any && stock.entries(&meant.repository, "", 1).await?.is_empty() {
+    if tags.is_empty() && !stock.shows_anything(&meant.repository).await? {
         return Err(Refusal::repository_unknown(&meant.repository));
     }
     let more = tags.len() > most;
@@ -49,40 +52,35 @@ pub(crate) async fn tags(
     Ok(response)
 }
 
-/// Every image repository: local ones by their name, others with their host. Sorted bytewise as they are shown, so that
-/// `last` means one place, whatever a local name begins with.
+/// Every image repository that the caller may read: local ones by their name, others with their host. Sorted bytewise as
+/// they are shown, so that `last` means one place, whatever a local name begins with.
 pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Body>, Refusal> {
-    if !call.caller.may_read(&call.site.settings()) {
+    let settings = call.site.settings().clone();
+    if !call.caller.is_known() && settings.anonymous.is_empty() {
         return Err(Gate::refuse(call.headers, call.peer, Some("registry:catalog:*")));
     }
-    let most = page.n.unwrap_or(MOST).min(MOST);
+    let most = page.n.unwrap_or(MOST).min(MOST) as usize;
+    // Of those that are asked for, few may be readable.
+    let batch = page.n.unwrap_or(MOST).clamp(1000, MOST) + 1;
+    let mut names = Vec::new();
+    let mut after = page.last.clone();
     // One more than asked for tells whether there is another page.
-    let mut names = call.site.stock().repository_names(Kind::Image, &page.last, most + 1).await?;
-    let most = most as usize;
+    while names.len() <= most {
+        let next = call.site.stock().repository_names(Kind::Image, &after, batch).await?;
+        let Some(last) = next.last() else { break };
+        after.clone_from(last);
+        let is_last = next.len() < batch as usize;
+        names.extend(next.into_iter().filter(|name| call.caller.may(Verb::Read, name, &settings)));
+        if is_last {
+            break;
+        }
+    }
     let more = names.len() > most;
     names.truncate(most);
     let next = names.last().filter(|_| more).cloned();
     let mut response = document(json!({ "repositories": names }).to_string());
     link(&mut response, call, "/v2/_catalog", most, next.as_deref());
     Ok(response)
-}
-
-/// The one repository of that name that has something which refers to `subject`, where nobody has the subject itself.
-async fn by_referrer(call: &Call<'_>, asked: &Asked, subject: &artifact::Digest) -> Result<Option<Meant>, Refusal> {
-    let Some(name) = asked.name.clone() else { return Ok(None) };
-    let known = call.site.known().await?;
-    let mut found = None;
-    for host in std::iter::once("").chain(known.images.iter().map(String::as_str)) {
-        let repository = Repository::image(host, name.clone());
-        if call.site.stock().referrers(&repository, subject).await?.is_empty() {
-            continue;
-        }
-        let other = found.replace(Meant { repository, namespace: None });
-        if other.is_some() {
-            return Ok(None);
-        }
-    }
-    Ok(found)
 }
 
 /// RFC 8288, as the spec wants it: `Link: <…>; rel="next"`.
@@ -105,15 +103,16 @@ pub(crate) async fn referrers(
     subject: &artifact::Digest,
     artifact_type: Option<&str>,
 ) -> Result<Response<Body>, Refusal> {
-    let sought = Reference::Digest(*subject);
-    let meant = match resolve::to_read(call.site, asked, Sought::Manifest(&sought)).await {
+    let meant = match resolve::to_read(call, asked, Sought::Referrers(subject)).await {
         Ok(meant) => Some(meant),
-        Err(refusal) if refusal.code == "MANIFEST_UNKNOWN" => by_referrer(call, asked, subject).await?,
+        // A registry that lists referrers never says that it does not: clients would turn to the fallback tag.
+        Err(refusal) if matches!(refusal.code, "MANIFEST_UNKNOWN" | "NAME_UNKNOWN") => {
+            None
+        }
         Err(refusal) => return Err(refusal),
     };
     let mut manifests = Vec::new();
     if let Some(meant) = &meant {
-        call.may_read(&meant.repository.to_string())?;
         for referrer in call.site.stock().referrers(&meant.repository, subject).await? {
             if artifact_type.is_some_and(|wanted| referrer.artifact_type.as_deref() != Some(wanted)) {
                 continue;
