@@ -109,8 +109,8 @@ pub(crate) async fn answer(
             call.may_read(&meant.repository.to_string())?;
             lists::tags(&call, asked, &meant, &page).await
         }
-        Operation::Referrers { subject, artifact_type } => {
-            lists::referrers(&call, asked, &subject, artifact_type.as_deref()).await
+        Operation::Referrers { subject, artifact_type, last } => {
+            lists::referrers(&call, asked, &subject, artifact_type.as_deref(), last.as_ref()).await
         }
         Operation::PutManifest(reference, tags) => {
             call.may_write(asked)?;

@@ -345,7 +345,7 @@ impl Writing<'_> {
         .await
     }
 
-    async fn grant_manifest(&mut self, repository: &Repository, digest: &Digest) -> Result<()> {
+    pub(crate) async fn grant_manifest(&mut self, repository: &Repository, digest: &Digest) -> Result<()> {
         if !self.has("SELECT 1 FROM manifest WHERE digest = $1", digest).await? {
             return Err(Error::Missing { repository: repository.clone(), digest: *digest });
         }
@@ -612,7 +612,10 @@ impl Writing<'_> {
                 continue;
             }
             match old.and_then(|text| serde_json::from_str::<Entry>(&text).ok()) {
-                Some(old) => change.entry(&repository, Entry { seen: old.seen.max(1), ..old }),
+                Some(old) => {
+                    self.show_again(&repository, &old.digest).await?;
+                    change.entry(&repository, Entry { seen: old.seen.max(1), ..old })
+                }
                 None => change.remove(&repository, &entry),
             };
         }
