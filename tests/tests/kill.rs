@@ -20,7 +20,7 @@ fn seed(own: u64) -> Random {
     Random::new(given("NARU_SEED").unwrap_or(20_241_121).wrapping_add(own))
 }
 
-/// How often each verb is killed: 40 times all in all.
+/// How often each verb is killed: 48 times all in all.
 fn kills() -> u64 {
     given("NARU_KILLS").unwrap_or(8)
 }
@@ -147,6 +147,56 @@ fn serve_survives_and_what_it_acknowledged_stays() {
         let serving = inside.serve(&[])?;
         serving.holds(&format!("{}/library/large", registry.host()), &images[0])?;
         serving.holds(&format!("{}/library/app", registry.host()), &images[1])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn gc_survives() {
+    journey("gc_survives", NEEDS, |folder| {
+        let mut random = seed(4);
+        let registry = Registry::start(folder, "one")?;
+        let images = prepare(folder, &registry, 12 << 20, 500)?;
+        let outside = Naru::new(folder, "outside")?;
+        let content = folder.make("outside/content")?;
+        let mut names: Vec<String> = (0..1000).map(|number| format!("local/content/{number}")).collect();
+        for number in 0..1000 {
+            std::fs::write(content.join(number.to_string()), number.to_string())?;
+        }
+        names.push(format!("{}/library/large:1", registry.host()));
+        outside.list(&format!("{}files:\n- path: ./content\n", list(&registry.host())))?;
+        let bundle = folder.join("bundle");
+        outside.pack(&bundle, &[])?;
+        let inside = Naru::new(folder, "inside")?;
+        let gc: Vec<&OsStr> = ["gc", "--grace", "0", "--keep", "0"].map(OsStr::new).to_vec();
+        let mut killed = 0;
+        for round in 0..kills() {
+            inside.load(&bundle)?;
+            inside.ok(std::iter::once("rm").chain(names.iter().map(String::as_str)))?;
+            // Every other time in the server, which goes on handing out what stays.
+            let mut serving = if round % 2 == 0 { None } else { Some(inside.serve(&[])?) };
+            let mut process = Daemon::start(&mut inside.command(&gc), &folder.join("killed.log"))?;
+            sleep(Duration::from_millis(random.below(120)));
+            killed += u64::from(process.ended()?.is_none());
+            match &mut serving {
+                Some(serving) => serving.daemon.kill()?,
+                None => process.kill()?,
+            }
+            process.wait()?;
+            inside.ok(["fsck"])?;
+            let serving = inside.serve(&[])?;
+            serving.holds(&format!("{}/library/app", registry.host()), &images[1])?;
+        }
+        eprintln!("killed {killed} of {} while they ran", kills());
+        ensure!(killed > 0, "nothing was ever killed in the middle");
+        inside.ok(gc)?;
+        let left = inside.ok(["fsck"])?.stdout;
+        // Two platforms' configurations and the layer that both have, and the index.
+        ensure!(left.contains("clean: 3 blobs") && left.contains("3 manifests"), "more than one image is left: {left}");
+        inside.load(&bundle)?;
+        let serving = inside.serve(&[])?;
+        serving.holds(&format!("{}/library/large", registry.host()), &images[0])?;
+        ensure!(http::get(&serving.url("/files/local/content/7"))?.body == b"7", "another file");
         Ok(())
     });
 }

@@ -41,6 +41,7 @@ mod plan;
 mod prune;
 mod receipt;
 mod report;
+pub mod roots;
 mod shelf;
 mod sign;
 mod tar;

@@ -22,7 +22,7 @@ use crate::parity::{self, Parity};
 use crate::tree::Tree;
 use crate::verify::{Documents, documents};
 use crate::volume::Volume;
-use crate::{As, Error, Names, Plan, PublicKey, Result, WantList, key, words};
+use crate::{As, Error, Names, Plan, PublicKey, Result, WantList, key, roots, words};
 
 /// How a bundle is to be loaded.
 #[derive(Clone, Debug, Default)]
@@ -198,6 +198,8 @@ impl Loading<'_> {
                 lacking.len()
             ));
         }
+        let begun = self.store.now().to_string();
+        self.store.document_once(&self.document(roots::SINCE), begun.as_bytes()).await?;
         self.blobs(&volumes, loaded).await?;
         for volume in volumes.iter() {
             // A copy of the volume may have it still.
@@ -210,7 +212,7 @@ impl Loading<'_> {
         }
         if self.store.document(&format!("loaded/{}", self.id.hex())).await?.is_some() && loaded.damage.is_empty() {
             // All of it was loaded before, and its list is needed no more.
-            return Ok(());
+            return self.set_pending(None).await;
         }
         let missing = vec!["the list of what the bundle holds: it is in its first and in its last volume".to_owned()];
         loaded.pending = Some(Pending { missing, entries: None });
@@ -273,17 +275,20 @@ impl Loading<'_> {
 
     /// Which of these are not here.
     async fn lacking(&self, assumed: &[Assumed]) -> Result<Vec<Assumed>> {
-        let mut lacking = Vec::new();
+        let (mut lacking, mut here) = (Vec::new(), Vec::new());
         for one in assumed {
             let is_here = if one.manifest {
                 self.store.manifest(&one.digest).await?.is_some()
             } else {
                 self.store.blob(&one.digest).await?.is_some()
             };
-            if !is_here {
+            if is_here {
+                here.push(one.digest);
+            } else {
                 lacking.push(one.clone());
             }
         }
+        self.store.renew(here).await?;
         Ok(lacking)
     }
 

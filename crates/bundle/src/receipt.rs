@@ -220,6 +220,12 @@ impl Receipt {
     }
 }
 
+/// The newest receipt that this store wrote.
+pub(crate) async fn newest(store: &Store) -> Result<Option<Receipt>> {
+    let bytes = store.document(IN_FORCE).await?;
+    bytes.map(|bytes| Receipt::parse(&bytes, Path::new("the store's newest receipt"))).transpose()
+}
+
 /// What a site is said to have: in a file, or in words that name what is remembered.
 #[derive(Debug)]
 pub enum Since {

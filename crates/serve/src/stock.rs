@@ -126,6 +126,14 @@ impl Stock {
         }
     }
 
+    /// Says that a push will need it.
+    pub(crate) async fn renew(&self, repository: &Repository, digest: &Digest) -> Result<(), Refusal> {
+        match self {
+            Self::Store(store) => Ok(store.renew_grant(repository, digest).await?),
+            Self::Shelf(_) => Ok(()),
+        }
+    }
+
     pub(crate) async fn granted_manifest(
         &self,
         repository: &Repository,

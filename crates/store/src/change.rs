@@ -2,13 +2,17 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use artifact::{Digest, Entry, Repository, valid_path, valid_tag};
 use bytes::Bytes;
 use sqlx::SqliteConnection;
 
 use crate::{Error, NewBlob, Result, Store, blobs};
+
+/// Renewals that one change has at most: others wait for it.
+const RENEWALS: usize = 10_000;
+/// What was renewed within this, in seconds, is not renewed again.
+const HOUR: i64 = 60 * 60;
 
 /// Why a change is made. With a cause, the store begins a new generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +40,17 @@ pub struct Change {
     /// Grants that end.
     pub(crate) revoked_blobs: Vec<(Repository, Digest)>,
     pub(crate) revoked_manifests: Vec<(Repository, Digest)>,
+    renewals: Vec<Renewal>,
     /// Puts entries back to what they were after this generation; local ones too.
     back_to: Option<(i64, bool)>,
     force: bool,
+}
+
+/// What is not to be collected for a while.
+#[derive(Clone, Debug)]
+enum Renewal {
+    Thing(Digest),
+    Grant(Repository, Digest),
 }
 
 #[derive(Debug)]
@@ -109,6 +121,19 @@ impl Change {
         self
     }
 
+    /// Says that a blob or a manifest will be needed: it is not collected until the grace period has passed once more.
+    /// Whoever leaves something out because it is here already says so.
+    pub fn renew(&mut self, digest: &Digest) -> &mut Self {
+        self.renewals.push(Renewal::Thing(*digest));
+        self
+    }
+
+    /// As [`Change::renew`], of what a repository shows.
+    pub fn renew_grant(&mut self, repository: &Repository, digest: &Digest) -> &mut Self {
+        self.renewals.push(Renewal::Grant(repository.clone(), *digest));
+        self
+    }
+
     /// Removes an entry; not an error when there is none.
     pub fn remove(&mut self, repository: &Repository, name: &str) -> &mut Self {
         self.removed.push((repository.clone(), name.to_owned()));
@@ -170,6 +195,43 @@ pub(crate) struct Changed {
 }
 
 impl Store {
+    /// As [`Change::renew`], for each of these.
+    pub async fn renew(&self, digests: impl IntoIterator<Item = Digest>) -> Result<()> {
+        let mut digests = digests.into_iter();
+        loop {
+            let mut change = Change::new();
+            for digest in digests.by_ref().take(RENEWALS) {
+                change.renew(&digest);
+            }
+            if change.renewals.is_empty() {
+                return Ok(());
+            }
+            self.apply(change).await?;
+        }
+    }
+
+    /// As [`Change::renew_grant`], unless that was done within the hour: who asks before a push asks often.
+    pub async fn renew_grant(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        let renewed: Option<i64> = sqlx::query_scalar(
+            "SELECT max(renewed) FROM (SELECT repository, digest, renewed FROM repository_blob UNION ALL \
+             SELECT repository, digest, renewed FROM repository_manifest) JOIN repository ON repository.id = repository \
+             WHERE digest = $1 AND kind = $2 AND host = $3 AND name = $4",
+        )
+        .bind(digest.as_bytes())
+        .bind(repository.kind.as_str())
+        .bind(&repository.host)
+        .bind(&repository.name)
+        .fetch_one(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        if renewed.is_none_or(|renewed| renewed >= self.now() - HOUR) {
+            return Ok(());
+        }
+        let mut change = Change::new();
+        change.renew_grant(repository, digest);
+        self.apply(change).await.map(drop)
+    }
+
     /// Makes a change true, all of it or nothing. When this returns, it survives a power cut.
     pub async fn apply(&self, change: Change) -> Result<Applied> {
         self.may_write()?;
@@ -196,21 +258,15 @@ impl Changed {
     }
 }
 
-/// Seconds since 1970.
-pub(crate) fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX))
-}
-
 /// Writes one change inside the group's transaction.
 pub(crate) async fn write(
     db: &mut SqliteConnection,
     change: &mut Change,
     folder: &Path,
     path: &Path,
+    now: i64,
 ) -> Result<Changed> {
-    let mut writing = Writing { db, folder, path, arrived: Vec::new(), changed: Changed::default() };
+    let mut writing = Writing { db, folder, path, now, arrived: Vec::new(), changed: Changed::default() };
     for (repository, blob) in &change.blobs {
         writing.changed.leftovers.extend(blob.partial.clone());
         writing.blob(repository.as_ref(), blob).await?;
@@ -219,6 +275,9 @@ pub(crate) async fn write(
         writing.grant_blob(repository, digest).await?;
     }
     writing.require(&change.required).await?;
+    for renewal in &change.renewals {
+        writing.renew(renewal.clone()).await?;
+    }
     writing.complete_what_can_be().await?;
     for manifest in &change.manifests {
         writing.manifest(manifest).await?;
@@ -251,6 +310,8 @@ pub(crate) struct Writing<'a> {
     /// The store's folder, and the database's file in it.
     folder: &'a Path,
     path: &'a Path,
+    /// Seconds since 1970.
+    now: i64,
     /// Digests that are present since this change, whose parents may now be complete.
     arrived: Vec<Digest>,
     changed: Changed,
@@ -291,10 +352,12 @@ impl Writing<'_> {
     }
 
     async fn blob(&mut self, repository: Option<&Repository>, blob: &NewBlob) -> Result<()> {
-        let written = sqlx::query("INSERT INTO blob (digest, size, key) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+        let statement = "INSERT INTO blob (digest, size, key, renewed) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+        let written = sqlx::query(statement)
             .bind(blob.digest.as_bytes())
             .bind(integer(blob.size))
             .bind(&blob.key)
+            .bind(self.now)
             .execute(&mut *self.db)
             .await
             .map_err(|source| self.error(source))?;
@@ -318,17 +381,43 @@ impl Writing<'_> {
             .map_err(|source| self.error(source))?;
         if size == integer(blob.size) && blobs::is_there(self.folder, &key, blob.size) {
             self.changed.copies.push(blob.key.clone());
-            return Ok(());
+            return self.renew(Renewal::Thing(blob.digest)).await;
         }
-        sqlx::query("UPDATE blob SET size = $2, key = $3 WHERE digest = $1")
+        sqlx::query("UPDATE blob SET size = $2, key = $3, renewed = $4 WHERE digest = $1")
             .bind(blob.digest.as_bytes())
             .bind(integer(blob.size))
             .bind(&blob.key)
+            .bind(self.now)
             .execute(&mut *self.db)
             .await
             .map_err(|source| self.error(source))?;
         // What is left of the old bytes is of no use to anybody.
         self.changed.copies.push(key);
+        Ok(())
+    }
+
+    async fn renew(&mut self, renewal: Renewal) -> Result<()> {
+        let (statements, repository, digest): (&[&'static str], i64, Digest) = match renewal {
+            Renewal::Thing(digest) => (
+                &[
+                    "UPDATE blob SET renewed = $3 WHERE digest = $2 AND $1 = 0",
+                    "UPDATE manifest SET renewed = $3 WHERE digest = $2 AND $1 = 0",
+                ],
+                0,
+                digest,
+            ),
+            Renewal::Grant(repository, digest) => (
+                &[
+                    "UPDATE repository_blob SET renewed = $3 WHERE repository = $1 AND digest = $2",
+                    "UPDATE repository_manifest SET renewed = $3 WHERE repository = $1 AND digest = $2",
+                ],
+                self.repository(&repository).await?,
+                digest,
+            ),
+        };
+        for statement in statements {
+            self.grant(statement, repository, &digest).await?;
+        }
         Ok(())
     }
 
@@ -338,20 +427,22 @@ impl Writing<'_> {
         }
         let id = self.repository(repository).await?;
         self.grant(
-            "INSERT INTO repository_blob (repository, digest) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            "INSERT INTO repository_blob (repository, digest, renewed) VALUES ($1, $2, $3) \
+             ON CONFLICT DO UPDATE SET renewed = excluded.renewed",
             id,
             digest,
         )
         .await
     }
 
-    pub(crate) async fn grant_manifest(&mut self, repository: &Repository, digest: &Digest) -> Result<()> {
+    async fn grant_manifest(&mut self, repository: &Repository, digest: &Digest) -> Result<()> {
         if !self.has("SELECT 1 FROM manifest WHERE digest = $1", digest).await? {
             return Err(Error::Missing { repository: repository.clone(), digest: *digest });
         }
         let id = self.repository(repository).await?;
         self.grant(
-            "INSERT INTO repository_manifest (repository, digest) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            "INSERT INTO repository_manifest (repository, digest, renewed) VALUES ($1, $2, $3) \
+             ON CONFLICT DO UPDATE SET renewed = excluded.renewed",
             id,
             digest,
         )
@@ -370,8 +461,8 @@ impl Writing<'_> {
             .map_err(|source| Error::Manifest { digest: *digest, source })?;
         let annotations = read.annotations.as_ref().and_then(|map| serde_json::to_string(map).ok());
         sqlx::query(
-            "INSERT INTO manifest (digest, bytes, media_type, artifact_type, subject, annotations, complete) \
-             VALUES ($1, $2, $3, $4, $5, $6, 0) ON CONFLICT DO NOTHING",
+            "INSERT INTO manifest (digest, bytes, media_type, artifact_type, subject, annotations, complete, renewed) \
+             VALUES ($1, $2, $3, $4, $5, $6, 0, $7) ON CONFLICT DO UPDATE SET renewed = excluded.renewed",
         )
         .bind(digest.as_bytes())
         .bind(bytes.as_ref())
@@ -379,6 +470,7 @@ impl Writing<'_> {
         .bind(&read.artifact_type)
         .bind(read.subject.as_ref().map(|subject| subject.digest.as_bytes().to_vec()))
         .bind(annotations)
+        .bind(self.now)
         .execute(&mut *self.db)
         .await
         .map_err(|source| self.error(source))?;
@@ -489,6 +581,10 @@ impl Writing<'_> {
         .await
         .map_err(|source| self.error(source))?;
         if old.as_ref().map(|old| old.digest) != Some(entry.digest) {
+            if let Some(old) = &old {
+                // Whoever was just told that digest by this name may still come for it.
+                self.renew(Renewal::Grant(repository.clone(), old.digest)).await?;
+            }
             self.changed.applied.replaced.push(replaced(repository, &entry.name, old.as_ref(), Some(entry)));
             log.push(Logged { repository: id, name: entry.name.clone(), old, new: Some(entry.clone()) });
         }
@@ -548,6 +644,7 @@ impl Writing<'_> {
             .execute(&mut *self.db)
             .await
             .map_err(|source| self.error(source))?;
+        self.renew(Renewal::Grant(repository.clone(), old.digest)).await?;
         self.changed.applied.replaced.push(replaced(repository, name, Some(&old), None));
         log.push(Logged { repository: id, name: name.to_owned(), old: Some(old), new: None });
         Ok(())
@@ -562,7 +659,7 @@ impl Writing<'_> {
             Some(cause) => sqlx::query_scalar(
                 "INSERT INTO generation (at, action, subject, by) VALUES ($1, $2, $3, $4) RETURNING number",
             )
-            .bind(now())
+            .bind(self.now)
             .bind(&cause.action)
             .bind(&cause.subject)
             .bind(&cause.by),
@@ -612,10 +709,7 @@ impl Writing<'_> {
                 continue;
             }
             match old.and_then(|text| serde_json::from_str::<Entry>(&text).ok()) {
-                Some(old) => {
-                    self.show_again(&repository, &old.digest).await?;
-                    change.entry(&repository, Entry { seen: old.seen.max(1), ..old })
-                }
+                Some(old) => change.entry(&repository, Entry { seen: old.seen.max(1), ..old }),
                 None => change.remove(&repository, &entry),
             };
         }
@@ -654,7 +748,8 @@ impl Writing<'_> {
     }
 
     async fn grant(&mut self, statement: &'static str, repository: i64, digest: &Digest) -> Result<()> {
-        let written = sqlx::query(statement).bind(repository).bind(digest.as_bytes()).execute(&mut *self.db).await;
+        let written = sqlx::query(statement).bind(repository).bind(digest.as_bytes()).bind(self.now);
+        let written = written.execute(&mut *self.db).await;
         written.map(drop).map_err(|source| self.error(source))
     }
 

@@ -20,8 +20,10 @@
 mod blobs;
 mod catalog;
 mod change;
+mod clock;
 mod error;
 mod fsck;
+mod gc;
 mod held;
 mod lock;
 mod pages;
@@ -35,6 +37,7 @@ mod writer;
 pub use change::{Applied, Cause, Change, Replaced};
 pub use error::{Error, Result};
 pub use fsck::{Finding, Fsck};
+pub use gc::{Gone, Sweep, Swept};
 pub use read::{Blob, Candidate, Generation, Hit, Link, Referrer, StoredManifest, Usage};
 pub use socket::{Call, Caller, Socket, call};
 pub use sum::{Check, Sum};
@@ -58,6 +61,7 @@ struct Inner {
     folder: PathBuf,
     catalog: catalog::Catalog,
     version: Arc<AtomicU64>,
+    clock: Arc<clock::Clock>,
     /// When it was opened, in seconds since 1970: no writer of ours is older.
     opened: i64,
     /// The first fsync that failed: nothing is written after it.
@@ -95,13 +99,17 @@ impl Store {
         let lock = lock::Lock::take(folder)?;
         let version = Arc::new(AtomicU64::new(1));
         let stopped = Arc::default();
-        let catalog = catalog::Catalog::open(folder, shared, Arc::clone(&version), Arc::clone(&stopped)).await?;
+        let clock = Arc::<clock::Clock>::default();
+        let catalog =
+            catalog::Catalog::open(folder, shared, Arc::clone(&version), Arc::clone(&stopped), Arc::clone(&clock))
+                .await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 folder: folder.to_owned(),
                 catalog,
                 version,
-                opened: change::now(),
+                opened: clock::now(),
+                clock,
                 stopped,
                 in_hand: Mutex::default(),
                 _lock: lock,

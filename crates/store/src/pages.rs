@@ -35,7 +35,7 @@ const SHOWING: &str = "SELECT kind, host, name FROM repository_blob JOIN reposit
      WHERE digest = $1 AND +kind = 'image' ORDER BY repository LIMIT $2";
 
 /// Descriptors in one page of referrers.
-const REFERRERS: i64 = 1000;
+const REFERRERS: u32 = 1000;
 /// Bytes of annotations in one: each manifest may bring 4 MiB of them.
 const ANNOTATIONS: i64 = 4 * 1024 * 1024;
 
@@ -62,14 +62,14 @@ impl Store {
             .bind(&repository.name)
             .bind(artifact_type)
             .bind(after.map_or(&[][..], Digest::as_bytes))
-            .bind(REFERRERS + 1)
+            .bind(i64::from(REFERRERS) + 1)
             .fetch_all(self.db())
             .await
             .map_err(|error| self.failed(error))?;
         let (mut found, mut bytes) = (Vec::new(), 0);
         for (digest, length) in &listed {
             bytes += length;
-            if !found.is_empty() && (bytes > ANNOTATIONS || found.len() as i64 == REFERRERS) {
+            if !found.is_empty() && (bytes > ANNOTATIONS || found.len() == REFERRERS as usize) {
                 return Ok((found, true));
             }
             // One that was deleted meanwhile is not there.

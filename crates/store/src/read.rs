@@ -8,7 +8,6 @@ use sqlx::Sqlite;
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
 
-use crate::change::now;
 use crate::{Applied, Cause, Change, Error, Replaced, Result, Store, blobs, catalog};
 
 /// A blob that the catalog names.
@@ -432,11 +431,6 @@ impl Store {
         let mut change = Change::because(cause);
         change.force().back_to(number, local);
         self.apply(change).await
-    }
-
-    /// Seconds since 1970, as the catalog counts them.
-    pub fn now(&self) -> i64 {
-        now()
     }
 
     pub(crate) fn db(&self) -> &sqlx::SqlitePool {

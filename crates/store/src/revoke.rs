@@ -1,6 +1,6 @@
 //! Grants that end: what a repository shall show no longer. The bytes stay until nothing needs them any more.
 
-use artifact::{Digest, Kind, Repository};
+use artifact::{Digest, Repository};
 
 use crate::change::{Logged, Writing};
 use crate::{Change, Error, Result};
@@ -79,29 +79,6 @@ impl Writing<'_> {
         }
         self.revoke("DELETE FROM repository_manifest WHERE repository = $1 AND digest = $2", id, repository, digest)
             .await
-    }
-
-    /// Gives back the right to show a manifest that an entry named before: whoever restores that entry wants it. Its blobs
-    /// must be this repository's still.
-    pub(crate) async fn show_again(&mut self, repository: &Repository, digest: &Digest) -> Result<()> {
-        if repository.kind != Kind::Image {
-            return Ok(());
-        }
-        let id = self.repository(repository).await?;
-        let lacks: Option<Vec<u8>> = sqlx::query_scalar(
-            "SELECT child FROM link WHERE parent = $1 AND is_manifest = 0 AND carried = 1 AND NOT EXISTS \
-             (SELECT 1 FROM repository_blob WHERE repository = $2 AND digest = child) AND NOT EXISTS \
-             (SELECT 1 FROM repository_manifest WHERE repository = $2 AND digest = $1) LIMIT 1",
-        )
-        .bind(digest.as_bytes())
-        .bind(id)
-        .fetch_optional(&mut *self.db)
-        .await
-        .map_err(|source| self.error(source))?;
-        match lacks.and_then(|bytes| Digest::from_bytes(&bytes)) {
-            Some(digest) => Err(Error::Missing { repository: repository.clone(), digest }),
-            None => self.grant_manifest(repository, digest).await,
-        }
     }
 
     async fn revoke(

@@ -1,83 +1,17 @@
-//! What every store must do, whatever it rests on. A new back end is one more line in [`for_each_store`].
+//! What every store must do, whatever it rests on. A new back end is one more line in [`given::for_each_store`].
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use std::cell::Cell;
+mod given;
+
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use artifact::{Algorithm, Digest, Entry, Kind, Repository, Silent, Trust, media_type};
+use artifact::{Algorithm, Digest, Kind, Repository, Silent, media_type};
 use bytes::Bytes;
-use store::{Cause, Change, Error, Finding, Store};
-
-/// The single home of the matrix of back ends.
-async fn for_each_store<F, T>(test: F)
-where
-    F: Fn(tempfile::TempDir) -> T,
-    T: Future<Output = ()>,
-{
-    // A file system and SQLite.
-    test(tempfile::tempdir().unwrap()).await;
-    // The same on a file system that other machines reach.
-    SHARED.set(true);
-    test(tempfile::tempdir().unwrap()).await;
-}
-
-thread_local! {
-    static SHARED: Cell<bool> = const { Cell::new(false) };
-}
-
-async fn open(folder: &tempfile::TempDir) -> Store {
-    let opened = if SHARED.get() { Store::open_shared(folder.path()).await } else { Store::open(folder.path()).await };
-    opened.unwrap()
-}
-
-fn put(store: &Store, bytes: &[u8]) -> store::NewBlob {
-    let mut writer = store.writer(Some(&Digest::of(bytes))).unwrap();
-    writer.write(bytes).unwrap();
-    writer.finish().unwrap()
-}
-
-fn entry(name: &str, digest: Digest, seen: i64) -> Entry {
-    Entry { name: name.to_owned(), digest, size: 1, seen, origin: String::new(), trust: Trust::Tag }
-}
-
-fn manifest(layers: &[&[u8]]) -> Bytes {
-    let layers: Vec<_> = layers
-        .iter()
-        .map(|layer| serde_json::json!({"mediaType": media_type::OCI_LAYER_GZIP, "digest": Digest::of(layer), "size": layer.len()}))
-        .collect();
-    serde_json::to_vec(
-        &serde_json::json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "layers": layers}),
-    )
-    .unwrap()
-    .into()
-}
-
-fn index(children: &[&Bytes]) -> Bytes {
-    let children: Vec<_> = children
-        .iter()
-        .map(|child| serde_json::json!({"mediaType": media_type::OCI_MANIFEST, "digest": Digest::of(child), "size": child.len()}))
-        .collect();
-    serde_json::to_vec(
-        &serde_json::json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": children}),
-    )
-    .unwrap()
-    .into()
-}
-
-fn cause(action: &str) -> Cause {
-    Cause { action: action.to_owned(), subject: String::new(), by: String::new() }
-}
-
-fn files(folder: &Path) -> usize {
-    std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .map(|path| if path.is_dir() { files(&path) } else { 1 })
-        .sum()
-}
+use given::{SHARED, cause, entry, files, for_each_store, index, manifest, open, put};
+use store::{Change, Error, Finding, Store};
 
 #[tokio::test]
 async fn bytes_that_do_not_match_never_enter() {
@@ -443,14 +377,14 @@ async fn other_folders_and_newer_stores_are_refused_by_name() {
     newer[60..64].copy_from_slice(&9_u32.to_be_bytes());
     std::fs::write(folder.path().join("naru.db"), newer).unwrap();
     let refused = Store::open(folder.path()).await.unwrap_err();
-    assert!(matches!(refused, Error::Newer { found: 9, known: 2, .. }), "{refused}");
+    assert!(matches!(refused, Error::Newer { found: 9, known: 3, .. }), "{refused}");
     // One that kept the table says by whom.
     std::fs::write(folder.path().join("naru.db"), &database).unwrap();
     let newer = database_of(folder.path()).await;
-    sqlx::raw_sql("INSERT INTO format VALUES (3, '7.8.9'); PRAGMA user_version = 3").execute(&newer).await.unwrap();
+    sqlx::raw_sql("INSERT INTO format VALUES (4, '7.8.9'); PRAGMA user_version = 4").execute(&newer).await.unwrap();
     newer.close().await;
     let refused = Store::open(folder.path()).await.unwrap_err().to_string();
-    for part in ["format 3, made by naru 7.8.9", env!("CARGO_PKG_VERSION"), "up to 2"] {
+    for part in ["format 4, made by naru 7.8.9", env!("CARGO_PKG_VERSION"), "up to 3"] {
         assert!(refused.contains(part), "{refused}");
     }
     std::fs::write(
@@ -467,11 +401,24 @@ async fn database_of(folder: &Path) -> sqlx::SqlitePool {
     sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap()
 }
 
-/// Makes of a store what the first Naru wrote.
-async fn age(folder: &Path) {
+/// A store as the first Naru wrote it, with a document.
+async fn of_the_first(folder: &Path) {
+    std::fs::write(folder.join("naru.db"), "").unwrap();
     let database = database_of(folder).await;
-    sqlx::raw_sql("DROP TABLE format; PRAGMA user_version = 1").execute(&database).await.unwrap();
+    sqlx::raw_sql(include_str!("given/format-1.sql")).execute(&database).await.unwrap();
+    sqlx::raw_sql("INSERT INTO document VALUES ('site/ca', x'6b657074')").execute(&database).await.unwrap();
     database.close().await;
+}
+
+/// Every column and index that a catalog has.
+async fn shape(folder: &Path) -> Vec<(String, String)> {
+    let database = database_of(folder).await;
+    let columns = "SELECT m.name, c.name || ' ' || c.type || ' ' || c.\"notnull\" || ' ' || c.pk FROM sqlite_schema AS m \
+        JOIN pragma_table_info(m.name) AS c WHERE m.type = 'table' UNION \
+        SELECT tbl_name, coalesce(sql, '') FROM sqlite_schema WHERE type = 'index' ORDER BY 1, 2";
+    let shape = sqlx::query_as(columns).fetch_all(&database).await.unwrap();
+    database.close().await;
+    shape
 }
 
 fn copies(folder: &Path) -> Vec<std::path::PathBuf> {
@@ -485,18 +432,17 @@ fn copies(folder: &Path) -> Vec<std::path::PathBuf> {
 #[tokio::test]
 async fn an_older_catalog_is_copied_and_brought_forward() {
     for_each_store(async |folder| {
-        let store = open(&folder).await;
-        store.set_document("site/ca", Some(b"kept")).await.unwrap();
-        store.close().await;
-        drop(store);
+        of_the_first(folder.path()).await;
         for earlier in ["1", "2"] {
             std::fs::write(folder.path().join(format!("naru.db.format-1.{earlier}")), "").unwrap();
         }
-        age(folder.path()).await;
         let store = open(&folder).await;
         assert_eq!(store.document("site/ca").await.unwrap().unwrap(), b"kept");
         store.close().await;
         drop(store);
+        let new = tempfile::tempdir().unwrap();
+        open(&new).await.close().await;
+        assert_eq!(shape(folder.path()).await, shape(new.path()).await, "what became of it is what is made today");
         // The newest two stay, and the newest is whole.
         let made = copies(folder.path());
         assert_eq!(made.len(), 2, "{made:?}");
@@ -519,16 +465,16 @@ async fn an_older_catalog_is_copied_and_brought_forward() {
 #[tokio::test]
 async fn a_migration_that_fails_changes_nothing_and_names_the_copy() {
     for_each_store(async |folder| {
-        open(&folder).await.close().await;
+        of_the_first(folder.path()).await;
         let database = database_of(folder.path()).await;
-        // The table is there already: no step can make it.
-        sqlx::raw_sql("PRAGMA user_version = 1").execute(&database).await.unwrap();
+        // A table of that name is there already: no step can make it.
+        sqlx::raw_sql("CREATE TABLE format (number INTEGER)").execute(&database).await.unwrap();
         database.close().await;
         let refused =
             if SHARED.get() { Store::open_shared(folder.path()).await } else { Store::open(folder.path()).await };
         let refused = refused.unwrap_err();
         let made = copies(folder.path());
-        assert!(matches!(&refused, Error::Migration { found: 1, known: 2, copy, .. } if *copy == made[0]), "{refused}");
+        assert!(matches!(&refused, Error::Migration { found: 1, known: 3, copy, .. } if *copy == made[0]), "{refused}");
         let database = database_of(folder.path()).await;
         assert_eq!(sqlx::query_scalar::<_, i64>("PRAGMA user_version").fetch_one(&database).await.unwrap(), 1);
         database.close().await;
@@ -813,17 +759,10 @@ async fn a_grant_ends_unless_it_is_needed() {
         assert_eq!(gone, [("1", None), ("2", None)]);
         assert!(store.entries(&ours, "", 9).await.unwrap().is_empty());
         assert_eq!(store.entries(&other, "", 9).await.unwrap().len(), 2);
-        // What was deleted comes back with the entry that named it, as long as its blobs are this repository's.
-        let shown = applied.generation.unwrap() - 1;
-        store.restore(shown, true, "test").await.unwrap();
-        assert_eq!(store.entries(&ours, "", 9).await.unwrap().len(), 2);
-        assert!(store.granted_manifest(&ours, &digest).await.unwrap().is_some());
-        let mut change = Change::because(cause("rm"));
-        change.revoke_manifest(&ours, &digest);
-        store.apply(change).await.unwrap();
+        // A state that needs what was deleted cannot be restored, and it says what.
+        let refused = store.restore(applied.generation.unwrap() - 1, true, "test").await;
+        assert!(matches!(refused, Err(Error::Missing { digest: missing, .. }) if missing == digest));
         revoke_blob(&layer).await.unwrap();
-        let refused = store.restore(shown, true, "test").await;
-        assert!(matches!(refused, Err(Error::Missing { digest, .. }) if digest == layer));
         assert!(!store.shows_anything(&ours).await.unwrap());
         assert_eq!(store.repository_names(Kind::Image, "", 9).await.unwrap(), ["other"]);
         assert!(store.fsck(false, Arc::new(Silent)).await.unwrap().is_clean());

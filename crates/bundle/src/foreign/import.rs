@@ -218,13 +218,13 @@ impl Importing<'_> {
         images: &[(Image, Vec<Name>)],
         imported: &mut Imported,
     ) -> Result<HashMap<Digest, String>> {
-        let (mut seen, mut work, mut there) = (HashSet::new(), Vec::new(), Change::new());
+        let (mut seen, mut work, mut there, mut here) = (HashSet::new(), Vec::new(), Change::new(), Vec::new());
         for blob in images.iter().flat_map(|(image, _)| &image.blobs) {
             if !seen.insert(blob.digest) {
                 continue;
             }
             if self.store.blob(&blob.digest).await?.is_some() {
-                imported.present += 1;
+                here.push(blob.digest);
             } else if let Some(candidate) = contents.candidate(&blob.digest) {
                 imported.written.0 += 1;
                 imported.written.1 += candidate.size();
@@ -234,6 +234,8 @@ impl Importing<'_> {
             }
         }
         self.store.apply(there).await?;
+        imported.present += here.len() as u64;
+        self.store.renew(here).await?;
         // The largest first: the last to finish should be a small one.
         work.sort_by_key(|blob| std::cmp::Reverse(blob.size));
         let total = work.iter().map(|blob| blob.size).sum::<u64>();

@@ -27,13 +27,13 @@ impl Loading<'_> {
     pub(super) async fn blobs(&self, volumes: &Arc<Vec<Volume>>, loaded: &mut Loaded) -> Result<()> {
         let mut plain: Vec<(usize, Member)> = Vec::new();
         let mut cut: BTreeMap<Digest, Vec<(usize, Member, Part)>> = BTreeMap::new();
-        let mut seen = HashSet::new();
+        let (mut seen, mut here) = (HashSet::new(), Vec::new());
         for (number, volume) in volumes.iter().enumerate() {
             for member in &volume.head.members {
                 match (member.what(), &member.part) {
                     (Some(What::Blob(digest)), _) if seen.insert(digest) => {
                         if self.store.blob(&digest).await?.is_some() {
-                            loaded.present += 1;
+                            here.push(digest);
                         } else {
                             plain.push((number, member.clone()));
                         }
@@ -51,7 +51,7 @@ impl Loading<'_> {
         let mut work: Vec<Work> = Vec::new();
         for (digest, mut pieces) in cut {
             if self.store.blob(&digest).await?.is_some() {
-                loaded.present += 1;
+                here.push(digest);
                 continue;
             }
             let Some(size) = pieces.first().map(|(_, _, part)| part.size) else { continue };
@@ -61,6 +61,8 @@ impl Loading<'_> {
                 work.push(Work::Cut { digest, size, pieces, known });
             }
         }
+        loaded.present += here.len() as u64;
+        self.store.renew(here).await?;
         // The largest first: the last to finish should be a small one.
         plain.sort_by_key(|(_, member)| std::cmp::Reverse(member.size));
         work.extend(plain.into_iter().map(|(number, member)| Work::Plain(number, member)));

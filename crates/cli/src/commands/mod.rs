@@ -5,6 +5,7 @@
 
 mod export;
 mod fsck;
+mod gc;
 mod history;
 mod holder;
 mod image;
@@ -151,6 +152,8 @@ pub(crate) enum InStore {
     History(history::Request),
     /// Makes the store's entries what they were after a generation
     Restore(restore::Request),
+    /// Takes away what nothing in the store leads to any more
+    Gc(gc::Request),
     /// Hashes everything again, and compares it with the catalog
     Fsck(fsck::Request),
 }
@@ -275,6 +278,7 @@ async fn in_store(command: &InStore, store: &Store, voice: &Speaker) -> anyhow::
         InStore::Rm(request) => rm::run(store, request, voice).await,
         InStore::History(request) => history::run(store, request, voice).await,
         InStore::Restore(request) => restore::run(store, request, voice).await,
+        InStore::Gc(request) => gc::run(store, request, voice).await,
         InStore::Fsck(request) => fsck::run(store, request, voice).await,
     }
 }

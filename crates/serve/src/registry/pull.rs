@@ -56,6 +56,8 @@ pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> 
         // goes. Another's blob of the same path would be skipped, and then be missing for the manifest.
         let meant = resolve::to_write(call.site, asked).await?;
         if let Some(blob) = stock.granted_blob(&meant.repository, digest).await? {
+            // What need not be sent will be named by a manifest in a moment: until then it is not collected.
+            stock.renew(&meant.repository, digest).await?;
             return found(call, moment, meant, &blob).await;
         }
         if call.head {

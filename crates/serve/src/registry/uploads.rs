@@ -170,8 +170,12 @@ pub(crate) async fn mount(
         if store.granted_blob(source, digest).await?.is_some_and(|blob| store.holds(&blob)) {
             let mut change = Change::new();
             change.grant_blob(&meant.repository, digest);
-            store.apply(change).await?;
-            return Ok(created(call, asked, &meant, digest));
+            match store.apply(change).await {
+                Ok(_) => return Ok(created(call, asked, &meant, digest)),
+                // It was collected in this very moment: the client brings it.
+                Err(store::Error::Missing { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     start(call, asked, algorithm.unwrap_or(digest.algorithm())).await

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use sqlx::sqlite::SqlitePool;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
-use crate::{Error, Result, blobs, change};
+use crate::{Error, Result, blobs, clock};
 
 /// What makes each format of the one before: the first makes format 2 of format 1.
 const STEPS: [&str; 2] =
@@ -71,7 +71,7 @@ pub(super) async fn forward(folder: &Path, path: &Path, pool: &SqlitePool, forma
 
 /// Copies the catalog beside itself, durably: it gets its name when it is whole.
 async fn copy(folder: &Path, path: &Path, pool: &SqlitePool, format: i64) -> Result<PathBuf> {
-    let copy = folder.join(format!("naru.db.format-{format}.{}", change::now()));
+    let copy = folder.join(format!("naru.db.format-{format}.{}", clock::now()));
     let begun = folder.join("naru.db.copying");
     let _ = fs::remove_file(&begun);
     // SQLite writes into an empty file as into none, and this one nobody else may read: the catalog has secrets.

@@ -16,6 +16,7 @@ use sqlx::sqlite::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::change::{self, Applied, Changed};
+use crate::clock::Clock;
 use crate::{Change, Error, Result};
 
 /// `PRAGMA application_id`: "naru".
@@ -46,6 +47,7 @@ impl Catalog {
         shared: bool,
         version: Arc<AtomicU64>,
         stopped: Arc<OnceLock<String>>,
+        clock: Arc<Clock>,
     ) -> Result<Self> {
         let path = folder.join("naru.db");
         keep_private(&path)?;
@@ -77,7 +79,15 @@ impl Catalog {
             opened.map_err(|source| Error::Catalog { path: path.clone(), source })?
         };
         let (changes, waiting) = mpsc::channel(GROUP);
-        tokio::spawn(commit_in_groups(writer.clone(), folder.to_owned(), path.clone(), waiting, version, stopped));
+        tokio::spawn(commit_in_groups(
+            writer.clone(),
+            folder.to_owned(),
+            path.clone(),
+            waiting,
+            version,
+            stopped,
+            clock,
+        ));
         Ok(Self { path, readers, writer, changes })
     }
 
@@ -177,6 +187,7 @@ async fn commit_in_groups(
     mut waiting: mpsc::Receiver<Waiting>,
     version: Arc<AtomicU64>,
     stopped: Arc<OnceLock<String>>,
+    clock: Arc<Clock>,
 ) {
     let mut group = Vec::new();
     while waiting.recv_many(&mut group, GROUP).await > 0 {
@@ -188,7 +199,7 @@ async fn commit_in_groups(
                     continue;
                 }
                 sqlx::query("SAVEPOINT one").execute(&mut *db).await?;
-                let result = change::write(db, &mut change, &folder, &path).await;
+                let result = change::write(db, &mut change, &folder, &path, clock.now()).await;
                 let ended = if result.is_ok() { "RELEASE one" } else { "ROLLBACK TO one" };
                 let ended = sqlx::query(ended).execute(&mut *db).await;
                 // A full disk takes back all of it at once; what this change failed by is then the reason.

@@ -1,0 +1,396 @@
+//! Garbage collection: what nothing points at goes, while everything else goes on.
+//!
+//! There is no mark phase. The graph of digests has no cycle, so it is peeled: what no entry names and no manifest
+//! points at is taken away, and then what that pointed at, until nothing more comes off.
+//!
+//! ```text
+//! grants      a repository no longer shows a manifest that none of its entries and manifests leads to, nor a blob
+//! manifests   the catalog forgets one that no repository shows and no manifest carries
+//! blobs       the same; its key is condemned with the row that named it, then its bytes go, then the condemnation
+//! ```
+//!
+//! A referrer lives with its subject and never keeps it. What was brought or asked for within the grace period stays
+//! (`renewed`), as does what one of the last generations could be restored to, and what a receipt pins. Each step is a
+//! short transaction of its own, which asks again before it takes away, on the one connection that writes: nobody
+//! grants, links or names a digest in between. A run that was cut short is simply begun again. Whoever brings the same
+//! bytes meanwhile brings them under another key, since a key is never written twice.
+
+use std::sync::atomic::Ordering;
+
+use artifact::{Digest, Repository};
+use sqlx::SqliteConnection;
+
+use crate::{Result, Store, blobs, catalog};
+
+/// Rows that one step looks at.
+const STEP: i64 = 1000;
+
+/// What a collection takes away.
+pub struct Sweep<'a> {
+    /// Only what was last brought, asked for or let go of before this, in seconds since 1970.
+    pub before: i64,
+    /// So many of the last generations can still be restored afterwards. What an operator removed on purpose, and what
+    /// local repositories had before, is not kept for that.
+    pub keep: u32,
+    /// Whether a digest stays, whatever leads to it.
+    pub pinned: &'a (dyn Fn(&Digest) -> bool + Sync),
+    /// Hears of everything that goes.
+    pub report: &'a (dyn Fn(Gone) + Sync),
+    /// Takes nothing away, and says what would go. Nobody else writes to the store meanwhile.
+    pub dry_run: bool,
+}
+
+/// Something that went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// A repository shows this no longer.
+    Grant {
+        /// The repository.
+        repository: Repository,
+        /// The manifest or blob.
+        digest: Digest,
+        /// Which of the two.
+        is_manifest: bool,
+    },
+    /// No repository showed this manifest.
+    Manifest {
+        /// The manifest.
+        digest: Digest,
+    },
+    /// No repository showed this blob.
+    Blob {
+        /// The blob.
+        digest: Digest,
+        /// Its bytes.
+        size: u64,
+    },
+}
+
+/// How much went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// What repositories no longer show.
+    pub grants: u64,
+    /// Manifests that are gone.
+    pub manifests: u64,
+    /// Blobs that are gone.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A manifest that a repository shows, although nothing leads to it there. `$1` is the time before which it was renewed,
+/// `$2` how many generations are kept.
+const LOOSE_MANIFEST: &str = "granted.renewed < $1 \
+    AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.digest = granted.digest AND entry.repository = granted.repository) \
+    AND NOT EXISTS (SELECT 1 FROM link JOIN repository_manifest AS parent ON parent.digest = link.parent \
+      AND parent.repository = granted.repository WHERE link.child = granted.digest) \
+    AND NOT EXISTS (SELECT 1 FROM manifest JOIN repository_manifest AS subject ON subject.digest = manifest.subject \
+      AND subject.repository = granted.repository WHERE manifest.digest = granted.digest)";
+
+/// The same of a blob.
+const LOOSE_BLOB: &str = "granted.renewed < $1 \
+    AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.digest = granted.digest AND entry.repository = granted.repository) \
+    AND NOT EXISTS (SELECT 1 FROM link JOIN repository_manifest AS parent ON parent.digest = link.parent \
+      AND parent.repository = granted.repository WHERE link.child = granted.digest)";
+
+/// What an entry was that one of the last generations could be restored to. Local repositories are not restored unless
+/// asked, and what was removed on purpose shall go.
+const NOT_KEPT: &str = "NOT EXISTS (SELECT 1 FROM change JOIN repository ON repository.id = change.repository \
+      LEFT JOIN generation ON generation.number = change.generation \
+      WHERE change.repository = granted.repository AND host <> '' \
+      AND json_extract(old, '$.digest') = CASE length(granted.digest) WHEN 32 THEN 'sha256:' ELSE 'sha512:' END \
+        || lower(hex(granted.digest)) \
+      AND change.generation > (SELECT coalesce(max(number), 0) FROM generation) - $2 \
+      AND (new IS NOT NULL OR coalesce(action, '') NOT IN ('rm', 'delete', 'gc')))";
+
+const LOOSE_ROW: &str = "renewed < $1 AND NOT EXISTS (SELECT 1 FROM link WHERE child = row.digest AND carried = 1)";
+
+type GrantRow = (String, String, String, Vec<u8>);
+
+/// Where a walk over a table stands.
+type Place = (i64, Vec<u8>);
+
+/// One step: what went of the rows after `after`, and where the next begins.
+struct Step {
+    gone: Vec<Gone>,
+    keys: Vec<String>,
+    next: Option<Place>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layer {
+    ManifestGrants,
+    BlobGrants,
+    Manifests,
+    Blobs,
+}
+
+impl Layer {
+    /// In this order: each is held by the one before it.
+    const ALL: [Self; 4] = [Self::ManifestGrants, Self::BlobGrants, Self::Manifests, Self::Blobs];
+
+    /// Whether things of this layer hold one another.
+    fn is_deep(self) -> bool {
+        matches!(self, Self::ManifestGrants | Self::Manifests)
+    }
+}
+
+impl Store {
+    /// Takes away what nothing leads to any more. Everybody else goes on meanwhile.
+    ///
+    /// # Errors
+    /// When the catalog refuses; what went until then is gone, and the next run goes on.
+    pub async fn gc(&self, sweep: &Sweep<'_>) -> Result<Swept> {
+        if sweep.dry_run {
+            return self.rehearse(sweep).await;
+        }
+        self.may_write()?;
+        self.bury().await?;
+        let mut swept = Swept::default();
+        for layer in Layer::ALL {
+            let mut changed = false;
+            loop {
+                let mut went = 0;
+                let mut place = Some((0, Vec::new()));
+                while let Some(after) = place {
+                    let mut step = None;
+                    let committed = catalog::transaction(self.inner.catalog.writer(), async |db| {
+                        step = Some(take(db, layer, &after, sweep).await?);
+                        Ok(())
+                    });
+                    committed.await.map_err(|error| self.failed(error))?;
+                    let Some(Step { gone, keys, next }) = step else { break };
+                    went += gone.len();
+                    swept.count(&gone);
+                    gone.into_iter().for_each(sweep.report);
+                    if !keys.is_empty() {
+                        self.bury().await?;
+                    }
+                    place = next;
+                }
+                changed |= went > 0;
+                if went == 0 || !layer.is_deep() {
+                    break;
+                }
+            }
+            if changed {
+                // Whoever has it in memory, or open, lets go of it.
+                self.inner.version.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+        Ok(swept)
+    }
+
+    /// The same in one transaction, which is taken back.
+    async fn rehearse(&self, sweep: &Sweep<'_>) -> Result<Swept> {
+        let (mut swept, mut done) = (Swept::default(), false);
+        let rehearsed = catalog::transaction(self.inner.catalog.writer(), async |db| {
+            for layer in Layer::ALL {
+                loop {
+                    let mut went = 0;
+                    let mut place = Some((0, Vec::new()));
+                    while let Some(after) = place {
+                        let Step { gone, next, .. } = take(db, layer, &after, sweep).await?;
+                        went += gone.len();
+                        swept.count(&gone);
+                        gone.into_iter().for_each(sweep.report);
+                        place = next;
+                    }
+                    if went == 0 || !layer.is_deep() {
+                        break;
+                    }
+                }
+            }
+            done = true;
+            Err(sqlx::Error::RowNotFound)
+        });
+        match rehearsed.await {
+            Err(_) if done => Ok(swept),
+            Err(error) => Err(self.failed(error)),
+            Ok(()) => Ok(swept),
+        }
+    }
+
+    /// Removes the bytes of condemned keys; those that an earlier run left, too.
+    async fn bury(&self) -> Result<()> {
+        let keys: Vec<String> = sqlx::query_scalar("SELECT key FROM condemned")
+            .fetch_all(self.inner.catalog.writer())
+            .await
+            .map_err(|error| self.failed(error))?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let folder = self.folder().to_owned();
+        let removed = tokio::task::spawn_blocking(move || {
+            let is_gone = |key: &String| match std::fs::remove_file(blobs::place(&folder, key)) {
+                Ok(()) => true,
+                Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+            };
+            // What cannot be removed now stays condemned.
+            keys.into_iter().filter(is_gone).collect::<Vec<_>>()
+        });
+        let removed = removed.await.unwrap_or_default();
+        let forgotten = catalog::transaction(self.inner.catalog.writer(), async |db| {
+            for key in &removed {
+                sqlx::query("DELETE FROM condemned WHERE key = $1").bind(key).execute(&mut *db).await?;
+            }
+            Ok(())
+        });
+        forgotten.await.map_err(|error| self.failed(error))
+    }
+}
+
+impl Swept {
+    fn count(&mut self, gone: &[Gone]) {
+        for gone in gone {
+            match gone {
+                Gone::Grant { .. } => self.grants += 1,
+                Gone::Manifest { .. } => self.manifests += 1,
+                Gone::Blob { size, .. } => {
+                    self.blobs += 1;
+                    self.bytes += size;
+                }
+            }
+        }
+    }
+}
+
+/// Takes away what is loose among the rows of a layer that come next.
+async fn take(db: &mut SqliteConnection, layer: Layer, after: &Place, sweep: &Sweep<'_>) -> sqlx::Result<Step> {
+    match layer {
+        Layer::ManifestGrants => grants(db, "repository_manifest", LOOSE_MANIFEST, after, sweep).await,
+        Layer::BlobGrants => grants(db, "repository_blob", LOOSE_BLOB, after, sweep).await,
+        Layer::Manifests => manifests(db, after, sweep).await,
+        Layer::Blobs => blob_rows(db, after, sweep).await,
+    }
+}
+
+/// A statement made of our own constants.
+fn statement(parts: &[&str]) -> sqlx::AssertSqlSafe<String> {
+    sqlx::AssertSqlSafe(parts.concat())
+}
+
+async fn grants(
+    db: &mut SqliteConnection,
+    table: &str,
+    loose: &str,
+    (repository, digest): &Place,
+    sweep: &Sweep<'_>,
+) -> sqlx::Result<Step> {
+    // To where this step looks: a range of the table, so that a step is short whatever it finds.
+    let end: Option<Place> = sqlx::query_as(statement(&[
+        "SELECT repository, digest FROM ",
+        table,
+        " WHERE (repository, digest) > ($1, $2) ORDER BY repository, digest LIMIT 1 OFFSET $3",
+    ]))
+    .bind(repository)
+    .bind(digest)
+    .bind(STEP - 1)
+    .fetch_optional(&mut *db)
+    .await?;
+    let found: Vec<(i64, Vec<u8>)> = sqlx::query_as(statement(&[
+        "SELECT repository, digest FROM ",
+        table,
+        " AS granted WHERE (repository, digest) > ($3, $4) AND ($5 = 0 OR (repository, digest) <= ($6, $7)) AND ",
+        loose,
+        " AND ",
+        NOT_KEPT,
+    ]))
+    .bind(sweep.before)
+    .bind(i64::from(sweep.keep))
+    .bind(repository)
+    .bind(digest)
+    .bind(end.is_some())
+    .bind(end.as_ref().map_or(0, |end| end.0))
+    .bind(end.as_ref().map_or_else(Vec::new, |end| end.1.clone()))
+    .fetch_all(&mut *db)
+    .await?;
+    let mut gone = Vec::new();
+    for (repository, digest) in found {
+        let removed: Vec<GrantRow> = sqlx::query_as(statement(&[
+            "DELETE FROM ",
+            table,
+            " WHERE repository = $1 AND digest = $2 RETURNING \
+             (SELECT kind FROM repository WHERE id = repository), (SELECT host FROM repository WHERE id = repository), \
+             (SELECT name FROM repository WHERE id = repository), digest",
+        ]))
+        .bind(repository)
+        .bind(&digest)
+        .fetch_all(&mut *db)
+        .await?;
+        gone.extend(removed.into_iter().filter_map(|(kind, host, name, digest)| {
+            Some(Gone::Grant {
+                repository: crate::read::repository_of(&kind, host, name)?,
+                digest: Digest::from_bytes(&digest)?,
+                is_manifest: table == "repository_manifest",
+            })
+        }));
+    }
+    Ok(Step { gone, keys: Vec::new(), next: end })
+}
+
+/// Digests of the rows of a table that come next and are loose, and where the step after this one begins.
+async fn loose_rows(
+    db: &mut SqliteConnection,
+    table: &str,
+    shown: &str,
+    after: &[u8],
+    sweep: &Sweep<'_>,
+) -> sqlx::Result<(Vec<Digest>, Option<Place>)> {
+    let end: Option<Vec<u8>> = sqlx::query_scalar(statement(&[
+        "SELECT digest FROM ",
+        table,
+        " WHERE digest > $1 ORDER BY digest LIMIT 1 OFFSET $2",
+    ]))
+    .bind(after)
+    .bind(STEP - 1)
+    .fetch_optional(&mut *db)
+    .await?;
+    let found: Vec<Vec<u8>> = sqlx::query_scalar(statement(&[
+        "SELECT digest FROM ",
+        table,
+        " AS row WHERE digest > $2 AND ($3 = 0 OR digest <= $4) AND ",
+        LOOSE_ROW,
+        " AND NOT EXISTS (SELECT 1 FROM ",
+        shown,
+        " AS granted WHERE granted.digest = row.digest)",
+    ]))
+    .bind(sweep.before)
+    .bind(after)
+    .bind(end.is_some())
+    .bind(end.clone().unwrap_or_default())
+    .fetch_all(&mut *db)
+    .await?;
+    let digests = found.iter().filter_map(|bytes| Digest::from_bytes(bytes));
+    Ok((digests.filter(|digest| !(sweep.pinned)(digest)).collect(), end.map(|end| (0, end))))
+}
+
+async fn manifests(db: &mut SqliteConnection, after: &Place, sweep: &Sweep<'_>) -> sqlx::Result<Step> {
+    let (loose, next) = loose_rows(db, "manifest", "repository_manifest", &after.1, sweep).await?;
+    for digest in &loose {
+        for statement in ["DELETE FROM link WHERE parent = $1", "DELETE FROM manifest WHERE digest = $1"] {
+            sqlx::query(statement).bind(digest.as_bytes()).execute(&mut *db).await?;
+        }
+    }
+    let gone = loose.into_iter().map(|digest| Gone::Manifest { digest }).collect();
+    Ok(Step { gone, keys: Vec::new(), next })
+}
+
+async fn blob_rows(db: &mut SqliteConnection, after: &Place, sweep: &Sweep<'_>) -> sqlx::Result<Step> {
+    let (loose, next) = loose_rows(db, "blob", "repository_blob", &after.1, sweep).await?;
+    let (mut gone, mut keys) = (Vec::new(), Vec::new());
+    for digest in loose {
+        let row: (i64, String) = sqlx::query_as("DELETE FROM blob WHERE digest = $1 RETURNING size, key")
+            .bind(digest.as_bytes())
+            .fetch_one(&mut *db)
+            .await?;
+        sqlx::query("INSERT INTO condemned (key) VALUES ($1) ON CONFLICT DO NOTHING")
+            .bind(&row.1)
+            .execute(&mut *db)
+            .await?;
+        gone.push(Gone::Blob { digest, size: row.0.cast_unsigned() });
+        keys.push(row.1);
+    }
+    Ok(Step { gone, keys, next })
+}
