@@ -32,6 +32,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tokio-rustls", &["serve"]),
     ("rcgen", &["serve"]),
     ("argon2", &["serve"]),
+    ("bcrypt", &["serve"]),
     ("tar", &["bundle"]),
     ("reed-solomon-simd", &["bundle"]),
     ("zstd", &["bundle"]),

@@ -1,9 +1,20 @@
-//! Who asks, and what they may: reading is open unless the site closed it, writing needs the admin token.
+//! Who asks, and what they may. Reading is open unless the site closed it; everything else is allowed to the admin, and
+//! to accounts by their scopes.
 //!
-//! The token is made at the first start, shown once and kept in `STORE/admin.token` (0600); the catalog has its hash
-//! alone. It comes as the password of any user (Basic), as a Bearer token, or first to `/token`, which answers with a
-//! short-lived token that says who. Tokens carry no rights: those are asked of the *resolved* repository, at each
-//! request, since a client's scope names no upstream.
+//! The admin token is made at the first start, shown once and kept in `STORE/admin.token` (0600). Tokens of accounts come
+//! like it: as the password of any user (Basic), as a Bearer token, or first to `/token`, which answers with a short-lived
+//! token that says who. A person has a password, or a client certificate. The catalog has hashes alone. Short tokens carry
+//! no rights: those are asked of the *resolved* repository, at each request, since a client's scope names no upstream.
+//! They are signed with what the account's own secret is known by, so that they end with it.
+
+mod caller;
+mod password;
+mod scope;
+
+pub(crate) use caller::Caller;
+pub(crate) use password::Passwords;
+pub use password::{hash as hash_password, read_htpasswd};
+pub use scope::{InvalidScope, Scope, Verb};
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -17,9 +28,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, StatusCode};
-use store::Store;
+use store::{AccountKind, Store};
 use subtle::ConstantTimeEq as _;
 
+use crate::auth::caller::Accounts;
 use crate::config::Settings;
 use crate::refusal::Refusal;
 use crate::{Error, Result};
@@ -30,24 +42,8 @@ pub(crate) const TOKEN_SECONDS: i64 = 900;
 const ADMIN_DOCUMENT: &str = "site/admin-token";
 const KEY_DOCUMENT: &str = "site/token-key";
 /// The command that a refusal names.
-const ANOTHER: &str = "`naru token new` on the server makes another, STORE/admin.token has the newest";
-
-/// Whom a request is from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Caller {
-    /// Nobody said who.
-    Anonymous,
-    /// A token of ours said that nobody said who: what docker and podman send after they were challenged.
-    AnonymousWithToken,
-    /// The holder of the admin token.
-    Admin,
-}
-
-impl Caller {
-    pub(crate) fn may_read(self, settings: &Settings) -> bool {
-        settings.anonymous || self == Self::Admin
-    }
-}
+const ANOTHER: &str =
+    "on the server `naru token add` makes one, `naru token new` another admin token (STORE/admin.token)";
 
 /// The connection that a request came by.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +52,8 @@ pub(crate) struct Peer {
     /// The server's end of it.
     pub(crate) local: SocketAddr,
     pub(crate) tls: bool,
+    /// The SHA-256 of the certificate that the client showed, when it is by the CA of `client_ca`.
+    pub(crate) certificate: Option<Digest>,
 }
 
 impl Peer {
@@ -65,10 +63,11 @@ impl Peer {
     }
 }
 
-/// Knows the admin token's hash, and signs and reads tokens.
+/// Knows the admin token's hash and the accounts, and signs and reads tokens.
 pub(crate) struct Gate {
     admin: Digest,
     key: hmac::Key,
+    accounts: Accounts,
 }
 
 impl Gate {
@@ -92,71 +91,121 @@ impl Gate {
             value: format!("{} bytes", hash.len()),
             why: "the catalog's document is damaged; make another token",
         })?;
-        Ok((Self { admin, key: hmac::Key::new(hmac::HMAC_SHA256, &key) }, made))
+        let accounts = Accounts::new(store.accounts().await?);
+        Ok((Self { admin, key: hmac::Key::new(hmac::HMAC_SHA256, &key), accounts }, made))
     }
 
     /// Who sent these headers.
     ///
     /// # Errors
-    /// A refusal of credentials that are wrong, expired, or came where others could read them.
-    pub(crate) fn identify(&self, headers: &HeaderMap, peer: &Peer, settings: &Settings) -> Result<Caller, Refusal> {
-        let Some(value) = headers.get(AUTHORIZATION) else { return Ok(Caller::Anonymous) };
+    /// A refusal of credentials that are wrong, expired, came where others could read them, or came too often.
+    pub(crate) async fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+        settings: &Settings,
+        passwords: &Passwords,
+    ) -> Result<Caller, Refusal> {
+        let Some(value) = headers.get(AUTHORIZATION) else {
+            return Ok(self.by_certificate(peer).unwrap_or(Caller::Anonymous));
+        };
         let value = value.to_str().unwrap_or_default();
         let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
         let caller = if scheme.eq_ignore_ascii_case("basic") {
             // Sent in the clear, even a wrong password has been told.
             may_carry(peer, settings)?;
             let decoded = STANDARD.decode(rest.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-            let right =
-                decoded.as_deref().and_then(|text| text.split_once(':')).is_some_and(|(_, word)| self.is_admin(word));
-            right.then_some(Caller::Admin)
+            match decoded.as_deref().and_then(|text| text.split_once(':')) {
+                Some((name, word)) => self.by_word(name, word, peer, passwords).await?,
+                None => None,
+            }
         } else if scheme.eq_ignore_ascii_case("bearer") {
             self.read_token(rest.trim())
         } else {
             None
         };
         match caller {
-            Some(Caller::Admin) => may_carry(peer, settings).map(|()| Caller::Admin),
+            Some(caller) if caller.is_known() => may_carry(peer, settings).map(|()| caller),
             Some(caller) => Ok(caller),
             None => Err(Self::refuse(headers, peer, None)),
         }
     }
 
-    /// Whether this is the admin token.
-    pub(crate) fn is_admin(&self, word: &str) -> bool {
-        Digest::of(word.as_bytes()).as_bytes().ct_eq(self.admin.as_bytes()).into()
+    /// Whose password this is: a token under any name, or that person's own.
+    ///
+    /// # Errors
+    /// 429, when too many were wrong lately. A token is no guess, and never has to wait.
+    pub(crate) async fn by_word(
+        &self,
+        name: &str,
+        word: &str,
+        peer: &Peer,
+        passwords: &Passwords,
+    ) -> Result<Option<Caller>, Refusal> {
+        if let Some(caller) = self.by_token(word) {
+            return Ok(Some(caller));
+        }
+        let user = self.accounts.named(AccountKind::User, name);
+        let hash = match &user {
+            Some(Caller::Account(user)) if !user.secret.is_empty() => Some(user.secret.as_str()),
+            _ => None,
+        };
+        let is_right = passwords.is_right(hash, name, word, peer.remote.ip()).await?;
+        Ok(user.filter(|_| is_right))
     }
 
-    /// A token that says who, until `now` + [`TOKEN_SECONDS`].
-    pub(crate) fn token(&self, caller: Caller, now: i64) -> String {
-        let who = if caller == Caller::Admin { "admin" } else { "anonymous" };
-        let claim = format!("{who}:{}", now + TOKEN_SECONDS);
-        let signature = hmac::sign(&self.key, self.signed(&claim).as_bytes());
+    fn by_token(&self, word: &str) -> Option<Caller> {
+        let digest = Digest::of(word.as_bytes());
+        if digest.as_bytes().ct_eq(self.admin.as_bytes()).into() {
+            return Some(Caller::Admin);
+        }
+        // Looked up by its hash: how long that takes tells nothing of the token.
+        self.accounts.by_token(&digest)
+    }
+
+    fn by_certificate(&self, peer: &Peer) -> Option<Caller> {
+        self.accounts.by_certificate(&peer.certificate?)
+    }
+
+    /// A token that says who, until `now` + [`TOKEN_SECONDS`], or until the account ends.
+    pub(crate) fn token(&self, caller: &Caller, now: i64) -> String {
+        let mut until = now + TOKEN_SECONDS;
+        if let Caller::Account(account) = caller {
+            until = account.expires.map_or(until, |end| end.min(until));
+        }
+        let claim = format!("{caller}:{until}");
+        let signature = hmac::sign(&self.key, self.signed(&claim, caller).as_bytes());
         format!("{}.{}", URL_SAFE_NO_PAD.encode(&claim), URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// What is signed: with the admin token's hash, so that a new admin token ends what the old one brought.
-    fn signed(&self, claim: &str) -> String {
-        format!("{claim}:{}", self.admin)
+    /// What is signed: with what the caller's own secret is known by, so that another one ends what this one brought.
+    fn signed(&self, claim: &str, caller: &Caller) -> String {
+        match caller {
+            Caller::Account(account) => {
+                let certificate = account.certificate.map(|digest| digest.hex()).unwrap_or_default();
+                format!("{claim}:{}:{certificate}", account.secret)
+            }
+            _ => format!("{claim}:{}", self.admin),
+        }
     }
 
     fn read_token(&self, token: &str) -> Option<Caller> {
-        if self.is_admin(token) {
-            return Some(Caller::Admin);
+        if let Some(caller) = self.by_token(token) {
+            return Some(caller);
         }
         let (claim, signature) = token.split_once('.')?;
         let claim = String::from_utf8(URL_SAFE_NO_PAD.decode(claim).ok()?).ok()?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        hmac::verify(&self.key, self.signed(&claim).as_bytes(), &signature).ok()?;
-        let (who, until) = claim.split_once(':')?;
-        if until.parse::<i64>().ok()? < jiff::Timestamp::now().as_second() {
-            return None;
-        }
-        match who {
-            "admin" => Some(Caller::Admin),
-            "anonymous" => Some(Caller::AnonymousWithToken),
-            _ => None,
-        }
+        let (who, until) = claim.rsplit_once(':')?;
+        let caller = match who.split_once(' ') {
+            None if who == "admin" => Caller::Admin,
+            None if who == "anonymous" => Caller::AnonymousWithToken,
+            Some(("token", name)) => self.accounts.named(AccountKind::Token, name)?,
+            Some(("user", name)) => self.accounts.named(AccountKind::User, name)?,
+            _ => return None,
+        };
+        hmac::verify(&self.key, self.signed(&claim, &caller).as_bytes(), &signature).ok()?;
+        (until.parse::<i64>().ok()? >= now()).then_some(caller)
     }
 
     /// 401 with a Bearer challenge and no other: docker and skopeo send credentials for pushes only after that.
@@ -164,9 +213,10 @@ impl Gate {
         let message = if headers.contains_key(AUTHORIZATION) {
             format!("these credentials are wrong or have expired; {ANOTHER}")
         } else {
-            format!("this needs the admin token (as the password of any user); {ANOTHER}")
+            format!("this needs a token (as the password of any user) or a password; {ANOTHER}")
         };
         let mut refusal = Refusal::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message);
+        refusal.denied = headers.contains_key(AUTHORIZATION);
         let scheme = if peer.tls { "https" } else { "http" };
         let host = headers
             .get(HOST)
@@ -186,12 +236,25 @@ pub(crate) fn may_carry(peer: &Peer, settings: &Settings) -> Result<(), Refusal>
     if settings.plain_auth || peer.is_private() {
         return Ok(());
     }
-    Err(Refusal::new(
-        StatusCode::FORBIDDEN,
-        "DENIED",
-        "credentials are not accepted over plain HTTP from another machine; use https:// (the CA is at /ca.crt), \
-         or start the server with --plain-auth",
-    ))
+    let message = "credentials are not accepted over plain HTTP from another machine; use https:// (the CA is at /ca.crt), \
+        or start the server with --plain-auth";
+    let mut refusal = Refusal::new(StatusCode::FORBIDDEN, "DENIED", message);
+    refusal.denied = true;
+    Err(refusal)
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// Names of accounts stand in logs, in tokens and before a colon: letters, digits, and `. _ - @`.
+pub(crate) fn valid_account_name(name: &str) -> Result<()> {
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte);
+    if (1..=64).contains(&name.len()) && name.bytes().all(is_known) {
+        return Ok(());
+    }
+    Err(Error::AccountName(name.chars().take(100).collect()))
 }
 
 /// Makes another admin token; the one before, and every token it brought, ends when the server next starts or reloads.
@@ -209,10 +272,19 @@ pub async fn renew_admin_token(store: &Store) -> Result<String> {
 }
 
 /// 256 random bits; its hash needs no salt and no slow hashing.
-fn new_token() -> Result<String> {
+pub(crate) fn new_token() -> Result<String> {
     let mut bytes = [0; 32];
     rand::fill(&mut bytes).map_err(|_| Error::Random)?;
     Ok(format!("naru_{}", URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+/// Root looks after a store that is another user's: its server must read and replace what lies there.
+pub(crate) fn give_to_owner(folder: &Path, path: &Path) -> std::io::Result<()> {
+    let owner = fs::metadata(folder)?;
+    if fs::metadata(path)?.uid() != owner.uid() {
+        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
 }
 
 fn write_token(folder: &Path, token: &str) -> Result<()> {
@@ -225,11 +297,7 @@ fn write_token(folder: &Path, token: &str) -> Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
         writeln!(file, "{token}")?;
         file.sync_all()?;
-        let owner = fs::metadata(folder)?;
-        if fs::metadata(&partial)?.uid() != owner.uid() {
-            // Root looks after a store that is another user's: its server must read and replace it.
-            std::os::unix::fs::chown(&partial, Some(owner.uid()), Some(owner.gid()))?;
-        }
+        give_to_owner(folder, &partial)?;
         fs::rename(&partial, &path)?;
         fs::File::open(folder)?.sync_all()
     };
@@ -237,72 +305,4 @@ fn write_token(folder: &Path, token: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gate() -> Gate {
-        Gate { admin: Digest::of(b"secret"), key: hmac::Key::new(hmac::HMAC_SHA256, b"key") }
-    }
-
-    fn peer(remote: &str, tls: bool) -> Peer {
-        Peer { remote: remote.parse().unwrap(), local: "10.0.0.1:5000".parse().unwrap(), tls }
-    }
-
-    fn headers(value: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, value.parse().unwrap());
-        headers
-    }
-
-    fn basic(word: &str) -> HeaderMap {
-        headers(&format!("Basic {}", STANDARD.encode(format!("any:{word}"))))
-    }
-
-    #[test]
-    fn who_is_who() {
-        let (gate, near, settings) = (gate(), peer("127.0.0.1:9", false), Settings::default());
-        let who =
-            |headers: &HeaderMap| gate.identify(headers, &near, &settings).map_err(|refusal| refusal.status.as_u16());
-        let now = jiff::Timestamp::now().as_second();
-        assert_eq!(who(&HeaderMap::new()).unwrap(), Caller::Anonymous);
-        assert_eq!(who(&basic("secret")).unwrap(), Caller::Admin);
-        assert_eq!(who(&basic("wrong")).unwrap_err(), 401);
-        assert_eq!(who(&headers("Bearer secret")).unwrap(), Caller::Admin);
-        let token = |caller, now| headers(&format!("Bearer {}", gate.token(caller, now)));
-        assert_eq!(who(&token(Caller::Admin, now)).unwrap(), Caller::Admin);
-        assert_eq!(who(&token(Caller::Anonymous, now)).unwrap(), Caller::AnonymousWithToken);
-        assert_eq!(who(&token(Caller::Admin, now - 2 * TOKEN_SECONDS)).unwrap_err(), 401);
-        let forged = format!(
-            "Bearer {}.{}",
-            URL_SAFE_NO_PAD.encode(format!("admin:{}", now + 9)),
-            URL_SAFE_NO_PAD.encode([0; 32])
-        );
-        assert_eq!(who(&headers(&forged)).unwrap_err(), 401);
-        assert_eq!(who(&headers("Digest x")).unwrap_err(), 401);
-        let other = Gate { admin: Digest::of(b"new"), key: gate.key.clone() };
-        let old = token(Caller::Admin, now);
-        assert!(other.identify(&old, &near, &settings).is_err(), "a new admin token ends the old one's");
-    }
-
-    #[test]
-    fn nothing_secret_in_the_clear() {
-        let (gate, far) = (gate(), peer("10.0.0.9:9", false));
-        let settings = Settings::default();
-        assert_eq!(gate.identify(&basic("secret"), &far, &settings).unwrap_err().status, 403);
-        assert_eq!(gate.identify(&headers("Bearer secret"), &far, &settings).unwrap_err().status, 403);
-        let now = jiff::Timestamp::now().as_second();
-        let anonymous = headers(&format!("Bearer {}", gate.token(Caller::Anonymous, now)));
-        assert!(gate.identify(&anonymous, &far, &settings).is_ok());
-        assert!(gate.identify(&basic("secret"), &peer("10.0.0.9:9", true), &settings).is_ok());
-        assert!(gate.identify(&basic("secret"), &peer("[::ffff:127.0.0.1]:9", false), &settings).is_ok());
-        let allowed = Settings { plain_auth: true, ..Settings::default() };
-        assert!(gate.identify(&basic("secret"), &far, &allowed).is_ok());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn never_panics(text in "(Basic |Bearer )?[ -~]{0,60}") {
-            let _ = gate().identify(&headers(&text), &peer("127.0.0.1:9", false), &Settings::default());
-        }
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use artifact::{normalise_host, valid_name};
+use artifact::{Pattern, normalise_host, valid_name};
 use serde::Deserialize;
 
 use crate::{Error, Result};
@@ -30,8 +30,13 @@ pub struct Config {
     pub namespaces: Vec<String>,
     /// Whose name is meant when a client names no host and several have it; `local` is this server's own.
     pub order: Vec<String>,
-    /// Whether anybody may read (default: yes).
-    pub anonymous: bool,
+    /// What anybody may read (default: everything).
+    pub anonymous: Anonymous,
+    /// A PEM file with the CA of clients' certificates; without it none is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Where a line for each change, refusal and load goes: a file, `-` for standard output, or `off` (default:
+    /// `audit/audit.jsonl` in the store's folder).
+    pub audit: Option<PathBuf>,
     /// Whether credentials are accepted over plain HTTP from other machines (default: no).
     pub plain_auth: bool,
     /// Where a line for each request goes: a file, or `-` for standard output (default: nowhere).
@@ -41,6 +46,22 @@ pub struct Config {
     /// How long clients may take; no key of the file.
     #[serde(skip)]
     pub patience: Patience,
+}
+
+/// What anybody may read: everything, nothing, or the repositories of some patterns.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Anonymous {
+    /// Everything or nothing.
+    All(bool),
+    /// As `docker.io/**`.
+    Matching(Vec<String>),
+}
+
+impl From<bool> for Anonymous {
+    fn from(all: bool) -> Self {
+        Self::All(all)
+    }
 }
 
 /// How long a client may keep its place without doing what it is there for. Tests have less of it.
@@ -71,7 +92,9 @@ impl Default for Config {
             aliases: BTreeMap::from([("k8s.gcr.io".to_owned(), "registry.k8s.io".to_owned())]),
             namespaces: Vec::new(),
             order: vec!["local".to_owned(), "docker.io".to_owned()],
-            anonymous: true,
+            anonymous: true.into(),
+            client_ca: None,
+            audit: None,
             plain_auth: false,
             access_log: None,
             connections: 10_000,
@@ -89,10 +112,16 @@ pub(crate) struct Settings {
     pub(crate) namespaces: Vec<String>,
     /// Hosts; the local one is empty, as in [`artifact::Repository`].
     pub(crate) order: Vec<String>,
-    pub(crate) anonymous: bool,
+    /// What anybody may read.
+    pub(crate) anonymous: Vec<Pattern>,
     pub(crate) plain_auth: bool,
     /// The server's own names with their ports, normalised.
     pub(crate) own: BTreeSet<String>,
+}
+
+fn pattern(text: &str) -> Result<Pattern> {
+    let why = "not a pattern of repositories, as docker.io/** or team/*";
+    text.parse().map_err(|_| Error::Config { key: "anonymous", value: text.to_owned(), why })
 }
 
 impl Settings {
@@ -124,8 +153,12 @@ impl Settings {
                 own.extend(normalise_host(&format!("{bracketed}:{port}")));
             }
         }
-        let (anonymous, plain_auth) = (config.anonymous, config.plain_auth);
-        Ok(Self { aliases, namespaces, order, anonymous, plain_auth, own })
+        let anonymous = match &config.anonymous {
+            Anonymous::All(true) => vec![Pattern::everything()],
+            Anonymous::All(false) => Vec::new(),
+            Anonymous::Matching(patterns) => patterns.iter().map(|text| pattern(text)).collect::<Result<_>>()?,
+        };
+        Ok(Self { aliases, namespaces, order, anonymous, plain_auth: config.plain_auth, own })
     }
 
     /// The one name of a host.

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 
+use crate::Event;
 use crate::access::{Line, Pending};
 use crate::arriving::Arriving;
 use crate::auth::{Caller, Gate, Peer, TOKEN_SECONDS, may_carry};
@@ -73,16 +74,18 @@ async fn identified(
     let body = Arriving::new(body, &head, site.patience.body, unread);
     let settings = site.settings();
     let other = |refusal| (Route::Other, refusal);
-    let caller = site.gate.load().identify(&head.headers, peer, &settings).map_err(other)?;
+    let (gate, path) = (site.gate.load_full(), head.uri.path());
+    let identified = gate.identify(&head.headers, peer, &settings, &site.passwords).await;
+    let caller = identified.map_err(|refusal| {
+        denied(site, None, peer, &head.method, path, &refusal);
+        other(refusal)
+    })?;
     let reading = matches!(head.method, Method::GET | Method::HEAD);
     let host = head.headers.get(HOST).and_then(|value| value.to_str().ok()).or_else(|| head.uri.host());
     // The warm path: what was asked in these words before, by who may do as much, is in memory.
-    let key = (reading && caller.may_read(&settings)).then(|| {
+    let key = reading.then(|| {
         let mut key = String::with_capacity(160);
-        // Whoever may write is answered otherwise than who only reads: by a mark that no header can hold.
-        if caller == Caller::Admin {
-            key.push('\u{1}');
-        }
+        caller.mark(&mut key);
         let _ = write!(key, "{} {}", host.unwrap_or_default(), head.uri);
         key
     });
@@ -98,17 +101,35 @@ async fn identified(
         });
     }
     let action = router::parse(&head.method, head.uri.path(), head.uri.query(), host).map_err(other)?;
+    drop(settings);
     let call = Call {
         site,
-        caller,
+        caller: caller.clone(),
         peer,
         headers: &head.headers,
         head: head.method == Method::HEAD,
+        path,
         query: head.uri.query(),
         key,
     };
-    drop(settings);
-    carry_out(call, action, &head.method, head.uri.path(), host, body).await
+    let answered = carry_out(call, action, &head.method, path, host, body).await;
+    answered.inspect_err(|(_, refusal)| denied(site, Some(&caller), peer, &head.method, path, refusal))
+}
+
+/// Has the audit know of a refusal that kept somebody from something.
+fn denied(site: &Site, caller: Option<&Caller>, peer: &Peer, method: &Method, path: &str, refusal: &Refusal) {
+    if !refusal.denied {
+        return;
+    }
+    site.audit.record(&Event {
+        // Who sent a wrong word is not known, whatever name came with it.
+        by: caller.map_or_else(|| "unknown".to_owned(), Caller::to_string),
+        from: Some(peer.remote.ip().to_string()),
+        action: method.as_str(),
+        subject: path,
+        outcome: "denied",
+        ..Event::default()
+    });
 }
 
 async fn carry_out(
@@ -130,7 +151,9 @@ async fn carry_out(
         let below = decoded.strip_prefix('/').unwrap_or(&decoded);
         match files::answer(&call, &host, below, "/").await {
             // The CA, a token or the health of this server are asked under that name too.
-            Err(refusal) if refusal.status == StatusCode::NOT_FOUND && action != Action::Other => {}
+            Err(refusal)
+                if matches!(refusal.status, StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED)
+                    && action != Action::Other => {}
             Err(refusal) => return Err((Route::File, refusal)),
             Ok(response) => return Ok(Answered { route: Route::File, response, repository: Some(host) }),
         }
@@ -220,24 +243,28 @@ fn route(action: &Action) -> Route {
 
 /// `/token`: by GET with Basic (Docker's token authentication), or by POST with a form (its OAuth 2 form).
 async fn token(call: &Call<'_>, body: Arriving) -> Result<Response<Body>, Refusal> {
-    let mut caller = call.caller;
+    let mut caller = call.caller.clone();
     let gate = call.site.gate.load_full();
     if !hyper::body::Body::is_end_stream(&body) {
         let refused = |error: Box<dyn Error + Send + Sync>| Refusal::cut("UNSUPPORTED", "the form", error.as_ref());
         let form = Limited::new(body, 16 * 1024).collect().await.map_err(refused)?.to_bytes();
-        let word = url::form_urlencoded::parse(&form).find(|(key, _)| matches!(&**key, "password" | "refresh_token"));
-        if let Some((_, word)) = word {
+        let field = |names: &[&str]| {
+            url::form_urlencoded::parse(&form)
+                .find(|(key, _)| names.contains(&&**key))
+                .map(|(_, text)| text.into_owned())
+        };
+        if let Some(word) = field(&["password", "refresh_token"]) {
             may_carry(call.peer, &call.site.settings())?;
-            if !gate.is_admin(&word) {
+            let name = field(&["username"]).unwrap_or_default();
+            caller = gate.by_word(&name, &word, call.peer, &call.site.passwords).await?.ok_or_else(|| {
                 let mut headers = HeaderMap::new();
                 headers.insert(http::header::AUTHORIZATION, HeaderValue::from_static("form"));
-                return Err(Gate::refuse(&headers, call.peer, None));
-            }
-            caller = Caller::Admin;
+                Gate::refuse(&headers, call.peer, None)
+            })?;
         }
     }
     let now = jiff::Timestamp::now();
-    let token = gate.token(caller, now.as_second());
+    let token = gate.token(&caller, now.as_second());
     let issued = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let answer = json!({ "token": token, "access_token": token, "expires_in": TOKEN_SECONDS, "issued_at": issued });
     let mut response = Response::new(Body::from(answer.to_string()));

@@ -5,6 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use store::AccountKind;
+
 /// An answer of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -71,6 +73,39 @@ pub enum Error {
     /// The TLS library refused.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// No account can be called so.
+    #[error("`{0}` is not a name that an account can have")]
+    AccountName(String),
+    /// There is an account of that name.
+    #[error("there is a {kind} called {name} already")]
+    AccountExists {
+        /// Token or user.
+        kind: AccountKind,
+        /// Its name.
+        name: String,
+    },
+    /// There is no account of that name.
+    #[error("there is no {kind} called {name}")]
+    NoAccount {
+        /// Token or user.
+        kind: AccountKind,
+        /// The name.
+        name: String,
+    },
+    /// A password cannot be one.
+    #[error("the password {0}")]
+    Password(&'static str),
+    /// A line of a file of htpasswd cannot be taken.
+    #[error("line {line}: {why}")]
+    Htpasswd {
+        /// Its number, from 1.
+        line: usize,
+        /// Why not.
+        why: String,
+    },
+    /// Neither a certificate nor the SHA-256 of one.
+    #[error("{0} is neither a PEM certificate nor the SHA-256 of one")]
+    Fingerprint(String),
     /// The system's source of randomness failed.
     #[error("the system gives no random bytes")]
     Random,
@@ -103,6 +138,16 @@ impl Error {
             Self::Rotation(_) => "`naru key ls` shows which CA there is, and the next one".to_owned(),
             Self::OtherAuthority { .. } => {
                 "clients that know it would be lost; give it up with --force when there are none".to_owned()
+            }
+            Self::AccountName(_) => "take 1 to 64 letters, digits, and . _ - @".to_owned(),
+            Self::AccountExists { kind, name } => {
+                format!("`naru {kind} rm {name}` ends it; or choose another name")
+            }
+            Self::NoAccount { kind, .. } => format!("`naru {kind} ls` lists those there are"),
+            Self::Htpasswd { .. } => {
+                "nothing was taken over; bcrypt is (`htpasswd -B`): leave that line out, and give its user a password here \
+                 with `naru user add`"
+                    .to_owned()
             }
             Self::Store(error) => return error.hint(),
             _ => return None,

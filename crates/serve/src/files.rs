@@ -36,11 +36,17 @@ struct Row {
 /// A file, or a folder's list. `base` is the path of the host's root as the client sees it.
 pub(crate) async fn answer(call: &Call<'_>, host: &str, path: &str, base: &str) -> Result<Response<Body>, Refusal> {
     let repository = Repository::files(host);
-    call.may_read(&repository.to_string())?;
-    if path.is_empty() || path.ends_with('/') {
+    let is_folder = path.is_empty() || path.ends_with('/');
+    let missing = || {
+        let what = if is_folder { "folder" } else { "file" };
+        Refusal::not_found(format!("there is no {what} {host}/{path} here"))
+    };
+    if !call.may_read(&repository) {
+        return Err(call.hidden(host, missing));
+    }
+    if is_folder {
         return folder(call, &repository, path, base).await;
     }
-    let missing = || Refusal::not_found(format!("there is no file {host}/{path} here"));
     if !valid_path(path) {
         return Err(missing());
     }
@@ -67,10 +73,12 @@ pub(crate) async fn answer(call: &Call<'_>, host: &str, path: &str, base: &str) 
     Ok(response)
 }
 
-/// The hosts that there are files of.
+/// The hosts that there are files of, as far as the caller may read them.
 pub(crate) async fn hosts(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
-    call.may_read("files")?;
-    let rows = call.site.known().await?.files.iter().map(|host| directory(host)).collect::<Vec<_>>();
+    call.may_look("files")?;
+    let known = call.site.known().await?;
+    let readable = known.files.iter().filter(|host| call.may_read(&Repository::files(host.as_str())));
+    let rows = readable.map(|host| directory(host)).collect::<Vec<_>>();
     Ok(listing(call, "files", rows, "/files/", false))
 }
 

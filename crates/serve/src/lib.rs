@@ -16,6 +16,7 @@ mod server;
 
 // What its requests share.
 mod access;
+mod audit;
 mod metrics;
 mod site;
 mod stock;
@@ -24,6 +25,9 @@ mod stock;
 mod holder;
 mod listener;
 mod tls;
+
+// Who may come in, as commands say it.
+pub mod accounts;
 
 // One pass of a request.
 mod auth;
@@ -43,8 +47,9 @@ mod registry;
 mod sendfile;
 mod setup;
 
+pub use audit::{Audit, Event};
 pub use auth::renew_admin_token;
-pub use config::{Config, Patience};
+pub use config::{Anonymous, Config, Patience};
 pub use error::{Error, Result};
 pub use server::{Server, raise_descriptors};
 pub use tls::keys::{self, SiteKeys};

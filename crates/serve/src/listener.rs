@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use artifact::Digest;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -129,7 +130,9 @@ async fn converse(
     match speaks {
         Speaks::Both(acceptor) if hello => {
             let stream = timeout(site.patience.handshake, acceptor.accept(stream)).await??;
-            serve(site, stream, Peer { remote, local, tls: true }, None, closing).await
+            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let certificate = shown.map(|certificate| Digest::of(certificate));
+            serve(site, stream, Peer { remote, local, tls: true, certificate }, None, closing).await
         }
         Speaks::Plain if hello => {
             const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\
@@ -143,7 +146,7 @@ async fn converse(
         Speaks::Both(_) | Speaks::Plain => {
             let sending = Arc::new(Sending::default());
             let wire = Wire::new(stream, Arc::clone(&sending));
-            serve(site, wire, Peer { remote, local, tls: false }, Some(sending), closing).await
+            serve(site, wire, Peer { remote, local, tls: false, certificate: None }, Some(sending), closing).await
         }
     }
 }

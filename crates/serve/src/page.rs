@@ -15,6 +15,9 @@ use crate::router::parameter;
 /// Lines that the page shows at most.
 const MOST: u32 = 1000;
 
+/// Lines of what a search found.
+const FOUND: u32 = 200;
+
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}\
     code,pre{font-family:ui-monospace,monospace;font-size:13px}pre{background:#f4f4f4;padding:.6em;overflow:auto}\
     td{padding:.1em 1em .1em 0;vertical-align:top}.n{text-align:right}";
@@ -68,7 +71,7 @@ pub(crate) fn url_path(path: &str) -> String {
 
 /// The page, or what a search found (`?q=`).
 pub(crate) async fn home(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
-    call.may_read("*")?;
+    call.may_look("*")?;
     let query = parameter(call.query, "q").unwrap_or_default();
     let mut text = format!(
         "<h1>Naru</h1>\n<form><input name=q size=40 value=\"{}\" placeholder=\"search names\"> <button>Search</button></form>\n",
@@ -83,7 +86,11 @@ pub(crate) async fn home(call: &Call<'_>) -> Result<Response<Body>, Refusal> {
 }
 
 async fn found(call: &Call<'_>, query: &str, text: &mut String) -> Result<(), Refusal> {
-    let hits = call.site.stock().search(query, 200).await?;
+    // Of what may not all be read, more is looked at than shown.
+    let sees_all = call.caller.may_read_everything(&call.site.settings());
+    let mut hits = call.site.stock().search(query, if sees_all { FOUND } else { 50 * FOUND }).await?;
+    hits.retain(|hit| call.may_read(&hit.repository));
+    hits.truncate(FOUND as usize);
     let _ = writeln!(text, "<h2>{} found</h2>\n<table>", hits.len());
     for hit in hits {
         let name = match hit.repository.kind {
@@ -111,12 +118,15 @@ fn reference(repository: &Repository, name: &str) -> String {
 
 async fn overview(call: &Call<'_>, text: &mut String) -> Result<(), Refusal> {
     let site = call.site;
-    let usage = site.stock().usage().await?;
-    let _ = writeln!(
-        text,
-        "<p>{} repositories, {} entries, {} blobs, {} bytes.</p>",
-        usage.repositories, usage.entries, usage.blobs, usage.bytes
-    );
+    let sees_all = call.caller.may_read_everything(&site.settings());
+    if sees_all {
+        let usage = site.stock().usage().await?;
+        let _ = writeln!(
+            text,
+            "<p>{} repositories, {} entries, {} blobs, {} bytes.</p>",
+            usage.repositories, usage.entries, usage.blobs, usage.bytes
+        );
+    }
     let url = escape(&base_url(call));
     let host = url.split_once("//").map_or(url.as_str(), |(_, host)| host);
     let _ = writeln!(
@@ -128,7 +138,7 @@ async fn overview(call: &Call<'_>, text: &mut String) -> Result<(), Refusal> {
          <a href=/setup/podman>podman</a>. The site's CA has the fingerprint <code>{}</code>.</p>",
         escape(&site.certificates.fingerprint())
     );
-    let ambiguities = site.ambiguities();
+    let ambiguities = if sees_all { site.ambiguities() } else { Vec::new() };
     if !ambiguities.is_empty() {
         text.push_str("<h2>Names that could mean several things</h2>\n<table>\n");
         for met in ambiguities {
@@ -146,11 +156,11 @@ async fn overview(call: &Call<'_>, text: &mut String) -> Result<(), Refusal> {
     }
     text.push_str("<h2>Images</h2>\n<table>\n");
     let repositories = site.stock().repositories(Some(Kind::Image), None, MOST).await?;
-    for repository in &repositories {
+    for repository in repositories.iter().filter(|repository| call.may_read(repository)) {
         let _ = writeln!(text, "<tr><td><code>{}</code></td></tr>", escape(&shown(repository)));
     }
     text.push_str("</table>\n<h2>Files</h2>\n<table>\n");
-    for host in &site.known().await?.files {
+    for host in site.known().await?.files.iter().filter(|host| call.may_read(&Repository::files(host.as_str()))) {
         let path = url_path(host).replace("%3A", ":");
         let _ = writeln!(text, "<tr><td><a href=\"/files/{path}/\">{}</a></td></tr>", escape(host));
     }

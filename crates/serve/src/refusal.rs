@@ -21,6 +21,10 @@ pub(crate) struct Refusal {
     pub(crate) detail: serde_json::Value,
     /// `WWW-Authenticate`.
     pub(crate) challenge: Option<String>,
+    /// Seconds after which it may be tried again, with 429 and 503.
+    pub(crate) wait: u64,
+    /// Whether somebody was kept from something, and the audit is to know.
+    pub(crate) denied: bool,
     /// What is logged and never sent.
     pub(crate) inside: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -28,7 +32,8 @@ pub(crate) struct Refusal {
 impl Refusal {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { status, code, message, detail: serde_json::Value::Null, challenge: None, inside: None }
+        let detail = serde_json::Value::Null;
+        Self { status, code, message, detail, challenge: None, wait: 5, denied: false, inside: None }
     }
 
     pub(crate) fn about(mut self, detail: serde_json::Value) -> Self {
@@ -112,7 +117,7 @@ impl Refusal {
             headers.insert(ALLOW, value);
         }
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            headers.insert(RETRY_AFTER, self.wait.into());
         }
         response
     }

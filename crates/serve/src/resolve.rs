@@ -6,6 +6,9 @@
 //! 3. NAME begins with a known host: that host's repository.
 //! 4. A search over every host, local ones too, for NAME with that tag or digest: one digest is served, of several
 //!    the configured order decides, and what it does not decide is not found, with the candidates named.
+//!
+//! What the caller may not read takes no part in this, and what is found may be read. Which upstreams there are is no
+//! secret (`/setup` names them all); what there is of one is.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +17,7 @@ use http::StatusCode;
 
 use crate::config::Settings;
 use crate::refusal::Refusal;
+use crate::registry::Call;
 use crate::router::{Asked, Reference};
 use crate::site::{Known, Site};
 use crate::stock::Stock;
@@ -33,21 +37,41 @@ pub(crate) enum Sought<'a> {
     Manifest(&'a Reference),
     /// A blob.
     Blob(&'a Digest),
-    /// The repository itself: its tags, its referrers.
+    /// What refers to a manifest.
+    Referrers(&'a Digest),
+    /// The repository itself: its tags.
     Anything,
 }
 
-/// For what reads.
-pub(crate) async fn to_read(site: &Site, asked: &Asked, sought: Sought<'_>) -> Result<Meant, Refusal> {
-    let (settings, known) = (site.settings(), site.known().await?);
+impl Sought<'_> {
+    /// That `name` has it not: also of what a known caller may not see.
+    fn unknown(self, name: &str) -> Refusal {
+        match self {
+            Self::Manifest(reference) => Refusal::manifest_unknown(name, &reference.text()),
+            Self::Blob(digest) => Refusal::blob_unknown(name, digest),
+            Self::Referrers(_) | Self::Anything => Refusal::repository_unknown(&Repository::image("", name)),
+        }
+    }
+}
+
+/// For what reads. What is answered with may be read by the caller; whether it is there is not said.
+pub(crate) async fn to_read(call: &Call<'_>, asked: &Asked, sought: Sought<'_>) -> Result<Meant, Refusal> {
+    let (settings, known) = (call.site.settings(), call.site.known().await?);
     if let Some(host) = named_host(asked, &settings, &known) {
-        return at_host(site, asked, &settings, &known, host, sought).await;
+        return at_host(call, asked, &settings, &known, host, sought).await;
     }
     if let Some(repository) = by_path(asked, &settings, &known) {
-        return Ok(Meant { repository, namespace: None });
+        return readable(call, asked, Meant { repository, namespace: None }, sought);
     }
-    let repository = search(site, asked, &settings, &known, sought).await?;
+    let repository = search(call, asked, &settings, &known, sought).await?;
     Ok(Meant { repository, namespace: None })
+}
+
+fn readable(call: &Call<'_>, asked: &Asked, meant: Meant, sought: Sought<'_>) -> Result<Meant, Refusal> {
+    if call.may_read(&meant.repository) {
+        return Ok(meant);
+    }
+    Err(call.hidden(&asked.written, || sought.unknown(&asked.written)))
 }
 
 /// For what writes: by rule 1 or 3, else local. Of rule 3 the host need not be known yet: what was pushed must not come
@@ -94,7 +118,7 @@ fn official(host: &str, name: String) -> String {
 }
 
 async fn at_host(
-    site: &Site,
+    call: &Call<'_>,
     asked: &Asked,
     settings: &Settings,
     known: &Known,
@@ -103,7 +127,7 @@ async fn at_host(
 ) -> Result<Meant, Refusal> {
     let name = name_at(asked, settings, &host)?;
     if settings.own.contains(&host) {
-        return Ok(Meant { repository: Repository::image("", name), namespace: Some(host) });
+        return readable(call, asked, Meant { repository: Repository::image("", name), namespace: Some(host) }, sought);
     }
     let stripped = settings.namespaces.iter().find_map(|namespace| {
         let rest = asked.name.as_ref()?.strip_prefix(namespace.as_str())?.strip_prefix('/')?;
@@ -111,16 +135,19 @@ async fn at_host(
     });
     if let Some((rest, whole)) = stripped {
         let repository = Repository::image(&host, official(&host, rest.to_owned()));
-        if has(site, &repository, sought).await? {
+        if call.may_read(&repository) && has(call.site, &repository, sought).await? {
             return Ok(Meant { repository, namespace: Some(host) });
         }
-        return Ok(Meant { repository: Repository::image("", whole), namespace: Some(host) });
+        let local = Meant { repository: Repository::image("", whole), namespace: Some(host) };
+        return readable(call, asked, local, sought);
     }
+    let meant = Meant { repository: Repository::image(&host, name), namespace: Some(host.clone()) };
+    let meant = readable(call, asked, meant, sought)?;
     if !known.images.contains(&host) {
         let message = format!("there are no images of {host} here (`ns` is a key to look up, and is never dialled)");
         return Err(Refusal::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message));
     }
-    Ok(Meant { repository: Repository::image(&host, name), namespace: Some(host) })
+    Ok(meant)
 }
 
 /// Rule 3.
@@ -143,26 +170,31 @@ async fn has(site: &Site, repository: &Repository, sought: Sought<'_>) -> Result
         Sought::Manifest(Reference::Tag(tag)) => stock.entry(repository, tag).await?.is_some(),
         Sought::Manifest(Reference::Digest(digest)) => stock.granted_manifest(repository, digest).await?.is_some(),
         Sought::Blob(digest) => stock.granted_blob(repository, digest).await?.is_some(),
+        Sought::Referrers(subject) => {
+            stock.granted_manifest(repository, subject).await?.is_some()
+                || !stock.referrers_after(repository, subject, None, None).await?.0.is_empty()
+        }
         Sought::Anything => stock.shows_anything(repository).await?,
     })
 }
 
 /// Rule 4.
 async fn search(
-    site: &Site,
+    call: &Call<'_>,
     asked: &Asked,
     settings: &Settings,
     known: &Known,
     sought: Sought<'_>,
 ) -> Result<Repository, Refusal> {
     let Some(name) = &asked.name else { return Err(Refusal::name(&asked.written)) };
+    let site = call.site;
     let mut found: Vec<(Repository, Option<Digest>)> = Vec::new();
     let hub = (!name.contains('/')).then(|| format!("library/{name}"));
     match sought {
-        Sought::Manifest(_) | Sought::Blob(_) => {
+        Sought::Manifest(_) | Sought::Blob(_) | Sought::Referrers(_) => {
             let text = match sought {
                 Sought::Manifest(reference) => reference.text().into_owned(),
-                Sought::Blob(digest) => digest.to_string(),
+                Sought::Blob(digest) | Sought::Referrers(digest) => digest.to_string(),
                 Sought::Anything => String::new(),
             };
             let here = site.stock().candidates(name, &text).await?;
@@ -176,17 +208,48 @@ async fn search(
         Sought::Anything => {
             for host in std::iter::once("").chain(known.images.iter().map(String::as_str)) {
                 let repository = Repository::image(host, official(host, name.clone()));
-                if has(site, &repository, sought).await? {
+                if call.may_read(&repository) && has(site, &repository, sought).await? {
                     found.push((repository, None));
                 }
             }
         }
     }
-    choose(site, settings, name, &found).ok_or_else(|| match sought {
-        Sought::Manifest(reference) => Refusal::manifest_unknown(name, &reference.text()),
-        Sought::Blob(digest) => Refusal::blob_unknown(name, digest),
-        Sought::Anything => Refusal::repository_unknown(&Repository::image("", name)),
+    found.retain(|(repository, _)| call.may_read(repository));
+    if let (Sought::Referrers(subject), true) = (sought, found.is_empty()) {
+        found.extend(by_referrer(call, known, name, subject).await?.map(|repository| (repository, None)));
+    }
+    choose(site, settings, name, &found).ok_or_else(|| {
+        let missing = || match sought {
+            // Of a subject that is nowhere here, the list is empty (`end-12a`).
+            Sought::Referrers(subject) => Refusal::manifest_unknown(name, &subject.to_string()),
+            sought => sought.unknown(name),
+        };
+        // It could be where nobody but the known may read: who does not say who he is, is asked.
+        let is_told = call.caller.is_known() || call.caller.may_read_everything(settings);
+        if is_told { missing() } else { call.hidden(&asked.written, missing) }
     })?
+}
+
+/// The one repository of that name that has something which refers to `subject`, where nobody has the subject itself.
+async fn by_referrer(
+    call: &Call<'_>,
+    known: &Known,
+    name: &str,
+    subject: &Digest,
+) -> Result<Option<Repository>, Refusal> {
+    let mut found = None;
+    for host in std::iter::once("").chain(known.images.iter().map(String::as_str)) {
+        let repository = Repository::image(host, name);
+        if !call.may_read(&repository)
+            || call.site.stock().referrers_after(&repository, subject, None, None).await?.0.is_empty()
+        {
+            continue;
+        }
+        if found.replace(repository).is_some() {
+            return Ok(None);
+        }
+    }
+    Ok(found)
 }
 
 /// `None`: nobody has it. An error: several do, and the order does not say which.

@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::access::Log;
-use crate::auth::Gate;
+use crate::audit::Audit;
+use crate::auth::{Gate, Passwords};
 use crate::config::Settings;
 use crate::listener::{self, Speaks};
 use crate::registry;
@@ -71,11 +72,26 @@ impl Server {
         let certificates = Arc::new(Certificates::open(&store, &config, names.clone(), now()).await?);
         let log = config.access_log.as_deref().map(Log::open).transpose()?;
         let descriptors = raise_descriptors();
-        let acceptor = TlsAcceptor::from(Arc::new(certificates.server_config()?));
+        let acceptor = TlsAcceptor::from(Arc::new(certificates.server_config(config.client_ca.as_deref())?));
+        let audit = Arc::new(Audit::new(store.folder(), config.audit.as_deref()));
+        let passwords = Passwords::new()?;
         let most =
             config.connections.min(usize::try_from(descriptors.saturating_sub(RESERVED) / 2).unwrap_or(usize::MAX));
         let open_files = (descriptors / 8).min(1024);
-        let site = Site::new(store, stock, settings, gate, certificates, log, addresses, config.patience, open_files);
+        let patience = config.patience;
+        let site = Site::new(
+            store,
+            stock,
+            settings,
+            gate,
+            passwords,
+            audit,
+            certificates,
+            log,
+            addresses,
+            patience,
+            open_files,
+        );
         let mut listeners = vec![(main, Speaks::Both(acceptor))];
         listeners.extend(plain.map(|plain| (plain, Speaks::Plain)));
         Ok(Self {
@@ -132,6 +148,11 @@ impl Server {
     /// The site's CA, PEM; none where the certificate was given.
     pub fn authority_pem(&self) -> Option<String> {
         self.site.certificates.authority_pem()
+    }
+
+    /// Where changes and refusals are written down.
+    pub fn audit(&self) -> Arc<Audit> {
+        Arc::clone(&self.site.audit)
     }
 
     /// The admin token, when this start made it.
@@ -192,7 +213,7 @@ impl Server {
         Ok(())
     }
 
-    /// Reads the site's secrets again, and nothing else: a renewed admin token or CA must not wait for a mistake in the
+    /// Reads the site's secrets and accounts again, and nothing else: who was let in or out, or a renewed CA, must not wait for a mistake in the
     /// configuration to be mended.
     ///
     /// # Errors

@@ -38,7 +38,11 @@ pub(crate) async fn answer(call: &Call<'_>, client: &str) -> Result<Response<Bod
 /// The newest pause image that is here.
 async fn pause(call: &Call<'_>) -> Result<Option<Reference>, Refusal> {
     let (host, name) = PAUSE;
-    let entries = call.site.stock().entries(&Repository::image(host, name), "", 1000).await?;
+    let repository = Repository::image(host, name);
+    if !call.may_read(&repository) {
+        return Ok(None);
+    }
+    let entries = call.site.stock().entries(&repository, "", 1000).await?;
     let number = |tag: &str| tag.split('.').map(|part| part.parse::<u32>().ok()).collect::<Option<Vec<_>>>();
     let newest = entries.into_iter().filter_map(|entry| Some((number(&entry.name)?, entry.name))).max();
     Ok(newest.and_then(|(_, tag)| format!("{host}/{name}:{tag}").parse().ok()))

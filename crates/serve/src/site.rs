@@ -10,7 +10,8 @@ use moka::sync::Cache;
 use store::{Blob, Store};
 
 use crate::access::Log;
-use crate::auth::Gate;
+use crate::audit::Audit;
+use crate::auth::{Gate, Passwords};
 use crate::body::OpenBlob;
 use crate::config::{Patience, Settings};
 use crate::content::{Source, Thing};
@@ -41,6 +42,8 @@ pub(crate) struct Site {
     epoch: AtomicU64,
     open: Cache<String, Arc<OpenBlob>>,
     pub(crate) gate: ArcSwap<Gate>,
+    pub(crate) passwords: Passwords,
+    pub(crate) audit: Arc<Audit>,
     pub(crate) uploads: Uploads,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) log: Option<Log>,
@@ -94,6 +97,8 @@ impl Site {
         stock: Stock,
         settings: Settings,
         gate: Gate,
+        passwords: Passwords,
+        audit: Arc<Audit>,
         certificates: Arc<Certificates>,
         log: Option<Log>,
         addresses: Addresses,
@@ -119,6 +124,8 @@ impl Site {
             epoch: AtomicU64::new(0),
             open: Cache::new(open_files),
             gate: ArcSwap::from_pointee(gate),
+            passwords,
+            audit,
             uploads: Uploads::default(),
             metrics: Arc::new(Metrics::default()),
             log,
@@ -255,6 +262,8 @@ mod tests {
             stock,
             settings,
             gate,
+            Passwords::new().unwrap(),
+            Arc::new(Audit::new(folder, None)),
             Arc::new(certificates),
             None,
             addresses,

@@ -179,7 +179,9 @@ impl Stock {
         }
     }
 
-    /// The manifest of this repository that names something that was left out on purpose, and whether that is a manifest.
+    /// The manifest of this repository that names something that this repository may not show, and whether that is a
+    /// manifest. Whether the store has it for another repository is not looked at: who pushes an index that names it must
+    /// not learn that.
     pub(crate) async fn left_out(
         &self,
         repository: &Repository,
@@ -188,11 +190,11 @@ impl Stock {
         match self {
             Self::Store(store) => {
                 for parent in store.parents(digest).await? {
-                    if store.granted_manifest(repository, &parent).await?.is_none() {
+                    if !store.granted_manifest(repository, &parent).await?.is_some_and(|parent| parent.complete) {
                         continue;
                     }
                     let links = store.links(&parent).await?;
-                    if let Some(link) = links.into_iter().find(|link| link.child == *digest && !link.present) {
+                    if let Some(link) = links.into_iter().find(|link| link.child == *digest) {
                         return Ok(Some((parent, link.is_manifest)));
                     }
                 }

@@ -20,10 +20,10 @@ use artifact::Digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{KeyPair, PublicKeyData as _};
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use store::Store;
@@ -163,13 +163,29 @@ impl Certificates {
         self.current.load().authority_pem.clone()
     }
 
-    /// What rustls is to do. HTTP/1.1 only: the runtimes pull over that, and pay for more.
-    pub(crate) fn server_config(self: &Arc<Self>) -> Result<ServerConfig> {
+    /// What rustls is to do. HTTP/1.1 only: the runtimes pull over that, and pay for more. A client may show a certificate
+    /// by the CA in `clients`; what it is good for, the accounts say.
+    pub(crate) fn server_config(self: &Arc<Self>, clients: Option<&Path>) -> Result<ServerConfig> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let resolver = Arc::clone(self);
+        let verifier = match clients {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(path) => {
+                let bad = |why: String| Error::Certificate { path: path.to_owned(), why };
+                let mut roots = RootCertStore::empty();
+                for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))? {
+                    let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+                    roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+                }
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(|error| bad(error.to_string()))?
+            }
+        };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)

@@ -35,12 +35,12 @@ pub struct Change {
     manifest_grants: Vec<(Repository, Digest)>,
     entries: Vec<(Repository, Entry)>,
     removed: Vec<(Repository, String)>,
+    renewals: Vec<Renewal>,
     /// Blobs that a repository must show already.
     pub(crate) required: Vec<(Repository, Digest)>,
     /// Grants that end.
     pub(crate) revoked_blobs: Vec<(Repository, Digest)>,
     pub(crate) revoked_manifests: Vec<(Repository, Digest)>,
-    renewals: Vec<Renewal>,
     /// Puts entries back to what they were after this generation; local ones too.
     back_to: Option<(i64, bool)>,
     force: bool,
@@ -274,10 +274,10 @@ pub(crate) async fn write(
     for (repository, digest) in &change.blob_grants {
         writing.grant_blob(repository, digest).await?;
     }
-    writing.require(&change.required).await?;
     for renewal in &change.renewals {
         writing.renew(renewal.clone()).await?;
     }
+    writing.require(&change.required).await?;
     writing.complete_what_can_be().await?;
     for manifest in &change.manifests {
         writing.manifest(manifest).await?;

@@ -6,6 +6,7 @@
 //! ├── naru.db.format-1.SECONDS    the catalog as an older Naru wrote it, copied before it was changed
 //! ├── naru.sock                   the holder's socket, while a server holds the store
 //! ├── lock                        held (flock) by the one process that has the store open
+//! ├── audit/                      who changed what, and who was refused (`serve` writes it)
 //! ├── blobs/sha256/ab/abcd….KEY   every byte once; a key is never written twice
 //! └── partial/                    what is being written; `sha256-abcd…` are continued by the next run, `upload-…` by
 //!                                 the client that sends them
@@ -17,6 +18,7 @@
 //!
 //! An entry names only what is *complete*: a change that would offer something with a hole in it is refused.
 
+mod account;
 mod blobs;
 mod catalog;
 mod change;
@@ -34,6 +36,7 @@ mod sum;
 mod uploads;
 mod writer;
 
+pub use account::{Account, AccountKind};
 pub use change::{Applied, Cause, Change, Replaced};
 pub use error::{Error, Result};
 pub use fsck::{Finding, Fsck};

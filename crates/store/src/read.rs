@@ -205,6 +205,15 @@ impl Store {
         Ok(found.and_then(entry_of_row))
     }
 
+    /// Whether an upstream has an image repository of this name.
+    pub async fn is_mirrored(&self, name: &str) -> Result<bool> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM repository WHERE kind = 'image' AND name = $1 AND host <> '')")
+            .bind(name)
+            .fetch_one(self.db())
+            .await
+            .map_err(|error| self.failed(error))
+    }
+
     /// Image repositories of every host (and local) named `name` that have this tag, manifest or blob.
     pub async fn candidates(&self, name: &str, reference: &str) -> Result<Vec<Candidate>> {
         let found: Vec<(String, Vec<u8>)> = if let Ok(digest) = reference.parse::<Digest>() {

@@ -819,3 +819,32 @@ async fn what_root_writes_belongs_to_the_stores_owner() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn accounts_are_kept_and_one_name_is_one_accounts() {
+    use store::{Account, AccountKind};
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let account = |kind, name: &str, secret: &str| Account {
+        kind,
+        name: name.to_owned(),
+        secret: secret.to_owned(),
+        certificate: Some(Digest::of(b"certificate")),
+        scopes: "read write:team/*".to_owned(),
+        expires: Some(7),
+        made: 1,
+    };
+    let (token, user) = (account(AccountKind::Token, "a", "x"), account(AccountKind::User, "a", "y"));
+    assert!(store.add_account(&token).await.unwrap() && store.add_account(&user).await.unwrap());
+    assert!(!store.add_account(&account(AccountKind::Token, "a", "other")).await.unwrap(), "the first stays");
+    store.close().await;
+    drop(store);
+    let store = Store::open(folder.path()).await.unwrap();
+    assert_eq!(store.accounts().await.unwrap(), [token.clone(), user]);
+    let changed = account(AccountKind::User, "a", "z");
+    store.put_accounts(&[changed.clone(), account(AccountKind::User, "b", "")]).await.unwrap();
+    assert_eq!(store.accounts().await.unwrap()[..2], [token, changed]);
+    assert!(store.remove_account(AccountKind::User, "b").await.unwrap());
+    assert!(!store.remove_account(AccountKind::User, "b").await.unwrap());
+    assert_eq!(store.accounts().await.unwrap().len(), 2);
+}

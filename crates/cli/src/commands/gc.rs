@@ -31,7 +31,7 @@ pub(crate) struct Request {
 }
 
 /// `90s`, `30m`, `24h`, `7d`, `2w`; `0` is none.
-fn seconds(text: &str) -> Result<i64, String> {
+pub(super) fn seconds(text: &str) -> Result<i64, String> {
     if text == "0" {
         return Ok(0);
     }
@@ -39,6 +39,13 @@ fn seconds(text: &str) -> Result<i64, String> {
     let span: jiff::Span = text.parse().map_err(|_| wrong())?;
     let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     Some(duration.as_secs()).filter(|seconds| *seconds >= 0).ok_or_else(wrong)
+}
+
+impl Request {
+    /// As the audit has it; nothing of what only looks.
+    pub(crate) fn audited(&self) -> Option<(&'static str, String)> {
+        (!self.dry_run).then(|| ("gc", self.forget.join(" ")))
+    }
 }
 
 pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {

@@ -9,11 +9,12 @@ use anyhow::Context as _;
 use artifact::Progress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use serve::Audit;
 use store::{Call, Socket, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::{Work, carry_out, key};
+use super::{Work, carry_out};
 use crate::exit::Exit;
 use crate::failure::{Failure, Report};
 use crate::terminal::{Speaker, Voice};
@@ -92,7 +93,13 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Carries out what others call for, until `end` says otherwise or is dropped; says through `secrets` when the server
 /// must read its own again.
-pub(crate) async fn listen(store: Store, socket: Socket, secrets: Secrets, end: oneshot::Receiver<()>) {
+pub(crate) async fn listen(
+    store: Store,
+    socket: Socket,
+    secrets: Secrets,
+    audit: Arc<Audit>,
+    end: oneshot::Receiver<()>,
+) {
     let secrets = Arc::new(secrets);
     let mut calls = JoinSet::new();
     let (ending, is_ending) = watch::channel(());
@@ -104,10 +111,10 @@ pub(crate) async fn listen(store: Store, socket: Socket, secrets: Secrets, end: 
             _ = &mut end => break,
         };
         let (store, secrets, runtime) = (store.clone(), Arc::clone(&secrets), tokio::runtime::Handle::current());
-        let is_ending = is_ending.clone();
+        let (is_ending, audit) = (is_ending.clone(), Arc::clone(&audit));
         // A command is long work, and gets a thread of its own beside those that serve; one that is slow in coming too.
         calls.spawn_blocking(move || match caller.call() {
-            Ok(call) => runtime.block_on(answer(&store, call, &secrets, is_ending)),
+            Ok(call) => runtime.block_on(answer(&store, call, &secrets, &audit, is_ending)),
             Err(error) => tracing::warn!(%error, "a call on the store's socket could not be read"),
         });
     }
@@ -120,7 +127,7 @@ pub(crate) async fn listen(store: Store, socket: Socket, secrets: Secrets, end: 
     }
 }
 
-async fn answer(store: &Store, mut call: Call, secrets: &Secrets, mut is_ending: watch::Receiver<()>) {
+async fn answer(store: &Store, mut call: Call, secrets: &Secrets, audit: &Audit, mut is_ending: watch::Receiver<()>) {
     let voice: Speaker =
         Arc::new(Caller { progress: call.progress(), answers: Box::new(call.answers()), by: call.by.clone() });
     let files = std::mem::take(&mut call.files);
@@ -128,9 +135,9 @@ async fn answer(store: &Store, mut call: Call, secrets: &Secrets, mut is_ending:
     let result = match serde_json::from_value::<Work>(call.request.clone()) {
         Ok(work) => tokio::select! {
             result = async {
-                let result = carry_out(&work, files, store, &voice).await;
-                if matches!(work, Work::Token(_) | Work::Key(key::Command::Import { .. } | key::Command::Rotate { .. })) {
-                    // Only then is it true that the token or the CA before has ended.
+                let result = carry_out(&work, files, store, audit, &voice).await;
+                if work.changes_secrets() {
+                    // Only then is it true that the token, the account or the CA before has ended.
                     secrets.changed().await;
                 }
                 result

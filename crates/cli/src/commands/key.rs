@@ -91,6 +91,20 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// As the audit has it.
+    pub(crate) fn audited(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::Trust { name, .. } => Some(("key trust", name.clone())),
+            Self::Distrust { name } => Some(("key distrust", name.clone())),
+            Self::ExportSecret => Some(("key export", String::new())),
+            Self::Import { .. } => Some(("key import", String::new())),
+            Self::Rotate { finish } => Some(("key rotate", if *finish { "finish" } else { "" }.to_owned())),
+            Self::Ls | Self::Export => None,
+        }
+    }
+}
+
 /// What `export --secret` writes.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -59,6 +59,13 @@ pub(crate) struct Order {
     yes: bool,
 }
 
+impl Order {
+    /// The paths that were given.
+    pub(crate) fn names(&self) -> String {
+        self.pieces.iter().map(|piece| piece.path.display().to_string()).collect::<Vec<_>>().join(" ")
+    }
+}
+
 impl Request {
     /// The folder to watch, when that is what is wished.
     pub(crate) fn watched(&self) -> Option<&Path> {

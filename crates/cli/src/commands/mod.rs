@@ -29,6 +29,7 @@ mod serve;
 mod setup;
 mod show;
 mod token;
+mod user;
 mod verify;
 mod watch;
 mod why;
@@ -38,6 +39,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ::serve::{Audit, Event};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -120,9 +122,12 @@ pub(crate) enum Command {
     /// Makes, trusts and lists keys
     #[command(subcommand)]
     Key(key::Request),
-    /// Makes another admin token
+    /// Makes, lists and ends tokens, the passwords of machines
     #[command(subcommand)]
     Token(token::Request),
+    /// Adds, lists and ends people's accounts
+    #[command(subcommand)]
+    User(user::Request),
     /// Serves the store to clients
     Serve(serve::Request),
     /// Makes the whole journey on this machine, on real input, and leaves nothing behind
@@ -190,6 +195,34 @@ pub(crate) enum Work {
     Push(Box<push::Order>),
     Key(key::Command),
     Token(token::Request),
+    User(user::Command),
+}
+
+impl Work {
+    /// What the audit has of it: what was done, and with what. Nothing of what only looks, or only reads.
+    fn audited(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::Token(request) => request.audited(),
+            Self::User(command) => command.audited(),
+            Self::Key(command) => command.audited(),
+            Self::Load(order) => Some(("load", order.names())),
+            Self::InStore(InStore::Rm(request)) => Some(("rm", request.names())),
+            Self::InStore(InStore::Gc(request)) => request.audited(),
+            Self::InStore(InStore::Restore(request)) => Some(("restore", request.name())),
+            Self::Pull(_) => Some(("pull", String::new())),
+            Self::InStore(_) | Self::Setup(_) | Self::Pack(_) | Self::Receipt | Self::Export(_) | Self::Push(_) => None,
+        }
+    }
+
+    /// Whether a server must read its secrets and accounts again after it.
+    fn changes_secrets(&self) -> bool {
+        match self {
+            Self::Token(token::Request::Ls) | Self::User(user::Command::Ls) => false,
+            Self::Token(_) | Self::User(_) => true,
+            Self::Key(command) => matches!(command, key::Command::Import { .. } | key::Command::Rotate { .. }),
+            _ => false,
+        }
+    }
 }
 
 /// Carries a command out.
@@ -208,6 +241,7 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Push(request) => return push::run(request, context, voice).await,
         Command::Key(request) => return key::begin(request, context, voice).await,
         Command::Token(request) => (Work::Token(request), Vec::new()),
+        Command::User(request) => (Work::User(user::prepare(request, voice).await?), Vec::new()),
         Command::Setup(request) => match setup::run(&request, context, voice).await? {
             ControlFlow::Continue(work) => (work, Vec::new()),
             ControlFlow::Break(exit) => return Ok(exit),
@@ -229,14 +263,17 @@ async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice:
     loop {
         // What looks at a store, or takes something out of it, makes none.
         let brings = match &work {
-            Work::Pull(_) | Work::Load(_) | Work::Receipt | Work::Token(_) => true,
+            Work::Pull(_) | Work::Load(_) | Work::Receipt => true,
+            Work::Token(request) => request.brings(),
+            Work::User(command) => command.brings(),
             Work::Key(command) => matches!(command, key::Command::Trust { .. } | key::Command::Import { .. }),
             Work::InStore(_) | Work::Export(_) | Work::Push(_) | Work::Pack(_) | Work::Setup(_) => false,
         };
         let opened = if brings { Store::open(&folder).await } else { Store::open_existing(&folder).await };
         let held = match opened {
             Ok(store) => {
-                let exit = carry_out(&work, files, &store, voice).await;
+                let audit = self::serve::audit(&folder);
+                let exit = carry_out(&work, files, &store, &audit, voice).await;
                 store.close().await;
                 return exit;
             }
@@ -252,8 +289,41 @@ async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice:
     }
 }
 
-/// Carries out what needs the store.
-async fn carry_out(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+/// Carries out what needs the store, and has the audit know of what it changed.
+async fn carry_out(
+    work: &Work,
+    files: Vec<File>,
+    store: &Store,
+    audit: &Audit,
+    voice: &Speaker,
+) -> anyhow::Result<Exit> {
+    let mut recorded = Recorded { audit, work, by: voice.by(), outcome: "interrupted" };
+    let result = do_it(work, files, store, voice).await;
+    recorded.outcome = match &result {
+        Ok(Exit::Done) => "done",
+        Ok(Exit::Incomplete) => "incomplete",
+        _ => "failed",
+    };
+    result
+}
+
+/// Has the audit know how a command ended: also of one that is dropped in the middle, which may have changed something.
+struct Recorded<'a> {
+    audit: &'a Audit,
+    work: &'a Work,
+    by: String,
+    outcome: &'static str,
+}
+
+impl Drop for Recorded<'_> {
+    fn drop(&mut self) {
+        let Some((action, subject)) = self.work.audited() else { return };
+        let by = std::mem::take(&mut self.by);
+        self.audit.record(&Event { by, action, subject: &subject, outcome: self.outcome, ..Event::default() });
+    }
+}
+
+async fn do_it(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
     match work {
         Work::InStore(command) => in_store(command, store, voice).await,
         Work::Pull(order) => pull::run(store, order, voice).await,
@@ -264,6 +334,7 @@ async fn carry_out(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker
         Work::Push(order) => push::carry_out(store, order, voice).await,
         Work::Key(command) => key::run(store, command, files, voice).await,
         Work::Token(request) => token::run(store, request, voice).await,
+        Work::User(command) => user::run(store, command, voice).await,
         Work::Setup(order) => setup::of_own(store, order, voice).await,
     }
 }

@@ -17,6 +17,13 @@ pub(crate) struct Request {
     local: bool,
 }
 
+impl Request {
+    /// Where to, in words.
+    pub(crate) fn name(&self) -> String {
+        format!("generation {}", self.generation)
+    }
+}
+
 pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
     let applied = store.restore(request.generation, request.local, &voice.by()).await?;
     changed(&applied, voice)?;

@@ -16,6 +16,13 @@ pub(crate) struct Request {
     names: Vec<String>,
 }
 
+impl Request {
+    /// All of them.
+    pub(crate) fn names(&self) -> String {
+        self.names.join(" ")
+    }
+}
+
 pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
     let mut change =
         Change::because(Cause { action: "rm".to_owned(), subject: request.names.join(" "), by: voice.by() });

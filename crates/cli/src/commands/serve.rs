@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kinds::client::Client;
 use serde_json::json;
-use serve::{Config, Server};
+use serve::{Audit, Config, Server};
 use store::Store;
 use tokio::sync::oneshot;
 
@@ -89,6 +89,13 @@ fn parse(path: &Path, text: &str) -> Result<Config, Failure> {
     })
 }
 
+/// Where a command writes down what it changes while no server runs: where the server would.
+pub(crate) fn audit(store: &Path) -> Audit {
+    // A configuration that is wrong keeps nobody from mending the store.
+    let config = Request::default().config(store).unwrap_or_default();
+    Audit::new(store, config.audit.as_deref())
+}
+
 /// Serves until `end` comes, and then lets the pulls that are under way end too; at a second signal it goes at once.
 pub(crate) async fn run(
     request: &Request,
@@ -115,7 +122,7 @@ pub(crate) async fn run(
     announce(&server, &store, voice).await?;
     let (secrets, mut changes) = Secrets::new();
     let (over, is_over) = oneshot::channel();
-    let commands = tokio::spawn(holder::listen(store.clone(), socket, secrets, is_over));
+    let commands = tokio::spawn(holder::listen(store.clone(), socket, secrets, server.audit(), is_over));
     let (ending, ended) = oneshot::channel();
     let shutdown = async {
         end.await;

@@ -1,16 +1,16 @@
 //! `end-8` tags, `end-12` referrers, and the catalog of the Docker registry API.
 
-use artifact::{Kind, Repository, media_type};
+use artifact::{Kind, media_type};
 use http::header::{CONTENT_TYPE, HeaderName, LINK};
 use http::{HeaderValue, Response};
 use serde_json::json;
 
-use crate::auth::Gate;
+use crate::auth::{Gate, Verb};
 use crate::body::Body;
 use crate::refusal::Refusal;
 use crate::registry::{Call, json as document, name_the_namespace, without_base};
 use crate::resolve::{self, Meant, Sought};
-use crate::router::{Asked, Page, Reference};
+use crate::router::{Asked, Page};
 
 /// Names in one answer, whatever is asked for.
 const MOST: u32 = 10_000;
@@ -52,40 +52,35 @@ pub(crate) async fn tags(
     Ok(response)
 }
 
-/// Every image repository: local ones by their name, others with their host. Sorted bytewise as they are shown, so that
-/// `last` means one place, whatever a local name begins with.
+/// Every image repository that the caller may read: local ones by their name, others with their host. Sorted bytewise as
+/// they are shown, so that `last` means one place, whatever a local name begins with.
 pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Body>, Refusal> {
-    if !call.caller.may_read(&call.site.settings()) {
+    let settings = call.site.settings().clone();
+    if !call.caller.is_known() && settings.anonymous.is_empty() {
         return Err(Gate::refuse(call.headers, call.peer, Some("registry:catalog:*")));
     }
-    let most = page.n.unwrap_or(MOST).min(MOST);
+    let most = page.n.unwrap_or(MOST).min(MOST) as usize;
+    // Of those that are asked for, few may be readable.
+    let batch = page.n.unwrap_or(MOST).clamp(1000, MOST) + 1;
+    let mut names = Vec::new();
+    let mut after = page.last.clone();
     // One more than asked for tells whether there is another page.
-    let mut names = call.site.stock().repository_names(Kind::Image, &page.last, most + 1).await?;
-    let most = most as usize;
+    while names.len() <= most {
+        let next = call.site.stock().repository_names(Kind::Image, &after, batch).await?;
+        let Some(last) = next.last() else { break };
+        after.clone_from(last);
+        let is_last = next.len() < batch as usize;
+        names.extend(next.into_iter().filter(|name| call.caller.may(Verb::Read, name, &settings)));
+        if is_last {
+            break;
+        }
+    }
     let more = names.len() > most;
     names.truncate(most);
     let next = names.last().filter(|_| more).cloned();
     let mut response = document(json!({ "repositories": names }).to_string());
     link(&mut response, call, "/v2/_catalog", most, next.as_deref());
     Ok(response)
-}
-
-/// The one repository of that name that has something which refers to `subject`, where nobody has the subject itself.
-async fn by_referrer(call: &Call<'_>, asked: &Asked, subject: &artifact::Digest) -> Result<Option<Meant>, Refusal> {
-    let Some(name) = asked.name.clone() else { return Ok(None) };
-    let known = call.site.known().await?;
-    let mut found = None;
-    for host in std::iter::once("").chain(known.images.iter().map(String::as_str)) {
-        let repository = Repository::image(host, name.clone());
-        if call.site.stock().referrers_after(&repository, subject, None, None).await?.0.is_empty() {
-            continue;
-        }
-        let other = found.replace(Meant { repository, namespace: None });
-        if other.is_some() {
-            return Ok(None);
-        }
-    }
-    Ok(found)
 }
 
 /// The next page of names, where there is one.
@@ -115,18 +110,14 @@ pub(crate) async fn referrers(
     artifact_type: Option<&str>,
     last: Option<&artifact::Digest>,
 ) -> Result<Response<Body>, Refusal> {
-    let sought = Reference::Digest(*subject);
-    let meant = match resolve::to_read(call.site, asked, Sought::Manifest(&sought)).await {
+    let meant = match resolve::to_read(call, asked, Sought::Referrers(subject)).await {
         Ok(meant) => Some(meant),
         // A registry that lists referrers never says that it does not: clients would turn to the fallback tag.
-        Err(refusal) if matches!(refusal.code, "MANIFEST_UNKNOWN" | "NAME_UNKNOWN") => {
-            by_referrer(call, asked, subject).await?
-        }
+        Err(refusal) if matches!(refusal.code, "MANIFEST_UNKNOWN" | "NAME_UNKNOWN") => None,
         Err(refusal) => return Err(refusal),
     };
     let (mut manifests, mut next) = (Vec::new(), None);
     if let Some(meant) = &meant {
-        call.may_read(&meant.repository.to_string())?;
         let stock = call.site.stock();
         let (referrers, more) = stock.referrers_after(&meant.repository, subject, artifact_type, last).await?;
         next = referrers.last().map(|referrer| referrer.digest.to_string()).filter(|_| more);

@@ -50,7 +50,7 @@ pub(crate) async fn put(
         }
     }
     let (store, repository) = (call.site.store(), &meant.repository);
-    let (here, omitted) = present(store, repository, &manifest).await?;
+    let (here, omitted, absent) = present(store, repository, &manifest).await?;
     let names: Vec<&String> = tag.into_iter().chain(tags).collect();
     let size = bytes.len() as u64;
     let mut change = match names.as_slice() {
@@ -62,16 +62,12 @@ pub(crate) async fn put(
                 .map(|tag| format!("{}:{tag}", resolve::shown(repository)))
                 .collect::<Vec<_>>()
                 .join(", "),
-            by: format!("admin from {}", call.peer.remote.ip()),
+            by: call.by(),
         }),
     };
     for blob in &here {
         change.require_blob(repository, blob);
     }
-    let sparse = match manifest.shape {
-        Shape::Manifest => omitted.iter().min().copied(),
-        Shape::Index => None,
-    };
     change.manifest(repository, &digest, bytes, &manifest.media_type, omitted);
     for name in names {
         let (name, seen) = (name.clone(), store.now());
@@ -89,7 +85,7 @@ pub(crate) async fn put(
     for tag in tags.iter().filter_map(|tag| HeaderValue::from_str(tag).ok()) {
         headers.append(OCI_TAG, tag);
     }
-    if let Some(layer) = sparse {
+    if let Some(layer) = absent.filter(|_| manifest.shape == Shape::Manifest) {
         // "Warnings": clients show it to whoever pushes.
         let text =
             format!("299 - \"{repository} has no {layer}: nobody can run this image from here before it is pushed\"");
@@ -98,12 +94,13 @@ pub(crate) async fn put(
     Ok(response)
 }
 
-/// Which of a manifest's blobs this repository shows, and what of all that it names is left out.
+/// Which of a manifest's blobs this repository shows, what of all that it names is left out, and of that a layer which
+/// whoever pushes should have brought.
 async fn present(
     store: &Store,
     repository: &Repository,
     manifest: &Manifest,
-) -> Result<(Vec<Digest>, HashSet<Digest>), Refusal> {
+) -> Result<(Vec<Digest>, HashSet<Digest>, Option<Digest>), Refusal> {
     let unknown = |digest: &Digest, message: String| {
         Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN", message).about(json!({ "digest": digest }))
     };
@@ -125,6 +122,13 @@ async fn present(
         let message = format!("{repository} has no blob {}; push it there first", absent.digest);
         return Err(unknown(&absent.digest, message));
     }
+    let absent = first.map(|layer| layer.digest);
+    for foreign in manifest.blobs().filter(|blob| blob.is_foreign()) {
+        // Another repository may show it: that is nothing to this one.
+        if store.granted_blob(repository, &foreign.digest).await?.is_none() {
+            omitted.insert(foreign.digest);
+        }
+    }
     for child in &manifest.manifests {
         // One of which a part is still to be loaded is not offered, and not counted on.
         if !store.granted_manifest(repository, &child.digest).await?.is_some_and(|child| child.complete) {
@@ -136,7 +140,7 @@ async fn present(
             let message = format!("{repository} has none of this index's manifests; push at least one first");
             Err(unknown(&child.digest, message))
         }
-        _ => Ok((here, omitted)),
+        _ => Ok((here, omitted, absent)),
     }
 }
 
@@ -163,7 +167,7 @@ pub(crate) async fn delete(call: &Call<'_>, asked: &Asked, reference: &Reference
     let mut change = Change::because(Cause {
         action: "rm".to_owned(),
         subject: format!("{}{separator}{}", resolve::shown(repository), reference.text()),
-        by: format!("admin from {}", call.peer.remote.ip()),
+        by: call.by(),
     });
     match reference {
         Reference::Tag(tag) => {

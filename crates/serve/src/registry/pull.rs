@@ -5,7 +5,7 @@ use artifact::Digest;
 use http::{Response, StatusCode};
 use store::Blob;
 
-use crate::auth::Caller;
+use crate::auth::Verb;
 use crate::body::Body;
 use crate::content::{Source, Thing};
 use crate::refusal::Refusal;
@@ -17,7 +17,7 @@ use crate::site::Moment;
 pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Reference) -> Result<Response<Body>, Refusal> {
     let stock = call.site.stock();
     let moment = call.site.moment();
-    let meant = match resolve::to_read(call.site, asked, Sought::Manifest(reference)).await {
+    let meant = match resolve::to_read(&call, asked, Sought::Manifest(reference)).await {
         Err(refusal) if refusal.code == "MANIFEST_UNKNOWN" => {
             // Rule 4 found nobody who has it; somebody may have its parent.
             return Err(match reference {
@@ -27,7 +27,6 @@ pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Referenc
         }
         other => other?,
     };
-    call.may_read(&meant.repository.to_string())?;
     let repository = &meant.repository;
     let missing = || Refusal::manifest_unknown(&repository.to_string(), &reference.text());
     let digest = match reference {
@@ -51,10 +50,11 @@ pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Referenc
 pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> Result<Response<Body>, Refusal> {
     let stock = call.site.stock();
     let moment = call.site.moment();
-    if call.caller == Caller::Admin {
-        // Whoever may write asks before a push what need not be sent: that is what the repository has to which the push
-        // goes. Another's blob of the same path would be skipped, and then be missing for the manifest.
-        let meant = resolve::to_write(call.site, asked).await?;
+    // Whoever may write asks before a push what need not be sent: that is what the repository has to which the push
+    // goes. Another's blob of the same path would be skipped, and then be missing for the manifest.
+    let target = if call.caller.is_known() { resolve::to_write(call.site, asked).await.ok() } else { None };
+    let target = target.filter(|meant| call.may(Verb::Write, &meant.repository) && call.may_read(&meant.repository));
+    if let Some(meant) = target {
         if let Some(blob) = stock.granted_blob(&meant.repository, digest).await? {
             // What need not be sent will be named by a manifest in a moment: until then it is not collected.
             stock.renew(&meant.repository, digest).await?;
@@ -66,8 +66,7 @@ pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> 
         // Whoever downloads it is pulling. That answer is not remembered: a HEAD would get it.
         call.key = None;
     }
-    let meant = resolve::to_read(call.site, asked, Sought::Blob(digest)).await?;
-    call.may_read(&meant.repository.to_string())?;
+    let meant = resolve::to_read(&call, asked, Sought::Blob(digest)).await?;
     let repository = &meant.repository;
     let Some(blob) = stock.granted_blob(repository, digest).await? else {
         let missing = || Refusal::blob_unknown(&repository.to_string(), digest);
@@ -120,7 +119,7 @@ async fn left_out(call: &Call<'_>, meant: &Meant, digest: &Digest) -> Result<Opt
 async fn explain_flat(call: &Call<'_>, asked: &Asked, digest: &Digest) -> Result<Option<Refusal>, Refusal> {
     for parent in call.site.stock().parents(digest).await? {
         let sought = Reference::Digest(parent);
-        if let Ok(meant) = resolve::to_read(call.site, asked, Sought::Manifest(&sought)).await {
+        if let Ok(meant) = resolve::to_read(call, asked, Sought::Manifest(&sought)).await {
             if let Some(refusal) = left_out(call, &meant, digest).await? {
                 return Ok(Some(refusal));
             }

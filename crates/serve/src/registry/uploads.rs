@@ -158,7 +158,7 @@ pub(crate) async fn mount(
     let sources = match from {
         // `from` is spelled like any name, so the same rules find it.
         Some(from) => match Asked::new(from, None, asked.host.clone()) {
-            Ok(source) => resolve::to_read(call.site, &source, Sought::Blob(digest)).await.ok(),
+            Ok(source) => resolve::to_read(call, &source, Sought::Blob(digest)).await.ok(),
             Err(_) => None,
         }
         .map(|source| source.repository)
@@ -166,7 +166,7 @@ pub(crate) async fn mount(
         .collect(),
         None => store.showing_blob(digest, SOURCES).await?,
     };
-    for source in sources.iter().filter(|source| call.may_read(&source.to_string()).is_ok()) {
+    for source in sources.iter().filter(|source| call.may_read(source)) {
         if store.granted_blob(source, digest).await?.is_some_and(|blob| store.holds(&blob)) {
             let mut change = Change::new();
             change.grant_blob(&meant.repository, digest);

@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod accounts;
 mod blobs;
+mod certificates;
 mod files;
+mod grants;
 mod listener;
 mod lists;
 mod manifests;

@@ -95,7 +95,7 @@ async fn a_renewed_token_ends_the_old_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_site() {
-    let site = Site::with(Config { anonymous: false, ..on_loopback() }).await;
+    let site = Site::with(Config { anonymous: false.into(), ..on_loopback() }).await;
     let image = site.image("docker.io", "library/app", "1", "x").await;
     site.file("dl.k8s.io", "a", b"x").await;
     let manifest = "/v2/library/app/manifests/1?ns=docker.io";

@@ -104,3 +104,15 @@ CREATE TABLE format (
 
 -- Repositories as `_catalog` shows them, in its order.
 CREATE INDEX repository_shown ON repository (kind, CASE host WHEN '' THEN name ELSE host || '/' || name END);
+
+-- Who may do what.
+CREATE TABLE account (
+    kind        TEXT NOT NULL,       -- token or user
+    name        TEXT NOT NULL,
+    secret      TEXT NOT NULL,       -- a token's SHA-256, or the hash of a password; empty: there is neither
+    certificate BLOB,                -- the SHA-256 of a client's certificate
+    scopes      TEXT NOT NULL,       -- as `--scope` has them, with blanks between
+    expires     INTEGER,             -- seconds since 1970; NULL: never
+    made        INTEGER NOT NULL,
+    PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
