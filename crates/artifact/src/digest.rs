@@ -33,6 +33,18 @@ impl Algorithm {
     }
 }
 
+impl FromStr for Algorithm {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        match text {
+            "sha256" => Ok(Self::Sha256),
+            "sha512" => Ok(Self::Sha512),
+            _ => Err(InvalidDigest(text.chars().take(160).collect())),
+        }
+    }
+}
+
 /// A digest: algorithm and value. Displays and parses as `sha256:<64 lower-case hex digits>`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
@@ -48,7 +60,12 @@ pub struct InvalidDigest(pub String);
 impl Digest {
     /// The sha256 digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        let mut hasher = Hasher::sha256();
+        Self::by(Algorithm::Sha256, bytes)
+    }
+
+    /// The digest of these bytes by that hash.
+    pub fn by(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::new(algorithm);
         hasher.update(bytes);
         hasher.finish()
     }
@@ -108,11 +125,7 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
         let invalid = || InvalidDigest(text.chars().take(160).collect());
         let (name, hex) = text.split_once(':').ok_or_else(invalid)?;
-        let algorithm = match name {
-            "sha256" => Algorithm::Sha256,
-            "sha512" => Algorithm::Sha512,
-            _ => return Err(invalid()),
-        };
+        let algorithm: Algorithm = name.parse().map_err(|_| invalid())?;
         if hex.len() != algorithm.length() * 2 {
             return Err(invalid());
         }
@@ -206,7 +219,8 @@ impl Hasher {
         Digest { algorithm, bytes }
     }
 
-    fn algorithm(&self) -> Algorithm {
+    /// Which hash it takes.
+    pub fn algorithm(&self) -> Algorithm {
         match self.0 {
             State::Sha256(_) => Algorithm::Sha256,
             State::Sha512(_) => Algorithm::Sha512,

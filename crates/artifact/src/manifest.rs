@@ -91,7 +91,7 @@ pub struct Manifest {
     pub manifests: Vec<Descriptor>,
     /// The config, where there is one.
     pub config: Option<Descriptor>,
-    /// Layers, or an artifact's blobs, in order.
+    /// Layers, or an artifact's blobs, in order; of an index, what it lists and is no manifest.
     pub layers: Vec<Descriptor>,
     /// What it refers to: it is a referrer of that.
     pub subject: Option<Descriptor>,
@@ -182,10 +182,13 @@ impl Manifest {
             return Err(InvalidManifest::Malformed("it has the members of an index and of a manifest".to_owned()));
         }
         let config_type = raw.config.as_ref().map(|config| config.media_type.clone()).filter(|text| !text.is_empty());
+        // BuildKit keeps its cache as an index of layers (`image-manifest=false`, long its default): blobs like any image's.
+        let (listed, manifests) =
+            raw.manifests.unwrap_or_default().into_iter().partition(|child| media_type::is_blob(&child.media_type));
         Ok(Self {
             shape,
-            manifests: raw.manifests.unwrap_or_default(),
-            layers: raw.layers.or(raw.blobs).unwrap_or_default(),
+            manifests,
+            layers: raw.layers.or(raw.blobs).unwrap_or(listed),
             subject: raw.subject,
             artifact_type: raw.artifact_type.filter(|text| !text.is_empty()).or(config_type),
             annotations: raw.annotations,
@@ -230,6 +233,24 @@ mod tests {
         let artifact =
             format!(r#"{{"schemaVersion":2,"mediaType":"{}","artifactType":"x"}}"#, media_type::OCI_MANIFEST);
         assert_eq!(Manifest::parse(artifact.as_bytes(), "").unwrap().links().count(), 0);
+    }
+
+    #[test]
+    fn a_cache_is_an_index_of_blobs() {
+        let cache = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{{"mediaType":"{}","digest":"{}","size":1}},
+            {{"mediaType":"application/vnd.buildkit.cacheconfig.v0","digest":"{}","size":2}},
+            {{"mediaType":"{}","digest":"{}","size":3}}]}}"#,
+            media_type::OCI_INDEX,
+            media_type::OCI_LAYER_GZIP,
+            digest(1),
+            digest(2),
+            media_type::OCI_MANIFEST,
+            digest(3)
+        );
+        let read = Manifest::parse(cache.as_bytes(), "").unwrap();
+        assert_eq!(read.shape, Shape::Index);
+        assert_eq!((read.manifests.len(), read.blobs().count()), (1, 2));
     }
 
     #[test]

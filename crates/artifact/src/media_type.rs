@@ -52,3 +52,12 @@ pub fn is_foreign_layer(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
         || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
 }
+
+/// What is a blob wherever it is named: a layer, a configuration.
+pub fn is_blob(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.")
+        || media_type.starts_with("application/vnd.oci.image.config.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.")
+        || media_type.starts_with("application/vnd.docker.container.image.")
+        || media_type.starts_with("application/vnd.buildkit.cacheconfig.")
+}

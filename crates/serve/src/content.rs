@@ -119,6 +119,8 @@ impl Thing {
                 }
                 Asked::Beyond => {
                     *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+                    // Of no bytes there is no kind.
+                    response.headers_mut().remove(CONTENT_TYPE);
                     response.headers_mut().insert(CONTENT_LENGTH, 0.into());
                     if let Ok(value) = HeaderValue::try_from(format!("bytes */{}", blob.size)) {
                         response.headers_mut().insert(CONTENT_RANGE, value);

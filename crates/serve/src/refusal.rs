@@ -136,6 +136,11 @@ impl From<store::Error> for Refusal {
                 "MANIFEST_BLOB_UNKNOWN",
                 format!("{repository} has no {digest}; push it there first"),
             ),
+            // The spec knows 405 for what is not deleted here, and no conflict (`end-10`).
+            store::Error::Needed { by, .. } => {
+                Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", format!("{error}; delete that manifest first"))
+                    .about(json!({ "allow": "GET, HEAD", "manifest": by }))
+            }
             store::Error::Incomplete { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN", error.to_string())
             }

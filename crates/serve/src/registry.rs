@@ -5,10 +5,11 @@ mod manifests;
 mod pull;
 mod uploads;
 
-pub(crate) use uploads::Uploads;
+pub(crate) use uploads::{Uploads, expire_uploads};
 
 use std::sync::Arc;
 
+use artifact::Algorithm;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
@@ -127,7 +128,7 @@ impl Call<'_> {
 /// The label that an operation is counted under.
 pub(crate) fn route(operation: &Operation) -> Route {
     match operation {
-        Operation::ReadManifest(_) | Operation::PutManifest(_) | Operation::DeleteManifest(_) => Route::Manifest,
+        Operation::ReadManifest(_) | Operation::PutManifest(..) | Operation::DeleteManifest(_) => Route::Manifest,
         Operation::ReadBlob(_) | Operation::DeleteBlob(_) => Route::Blob,
         Operation::Tags(_) => Route::Tags,
         Operation::Referrers { .. } => Route::Referrers,
@@ -165,7 +166,7 @@ pub(crate) async fn answer(
             return lists::referrers(&call, asked, subject, artifact_type.as_deref()).await;
         }
         Operation::DeleteManifest(_) | Operation::DeleteBlob(_) => Verb::Delete,
-        Operation::PutManifest(_)
+        Operation::PutManifest(..)
         | Operation::StartUpload { .. }
         | Operation::PatchUpload(_)
         | Operation::FinishUpload { .. }
@@ -203,14 +204,16 @@ async fn change(
     body: Arriving,
 ) -> Result<Response<Body>, Refusal> {
     match operation {
-        Operation::PutManifest(reference) => manifests::put(call, asked, &reference, body).await,
+        Operation::PutManifest(reference, tags) => manifests::put(call, asked, &reference, &tags, body).await,
         Operation::DeleteManifest(reference) => manifests::delete(call, asked, &reference).await,
-        Operation::DeleteBlob(_) => Err(unsupported("blobs go when nothing needs them any more")),
+        Operation::DeleteBlob(digest) => manifests::delete_blob(call, asked, &digest).await,
         Operation::StartUpload { digest: Some(digest), .. } => uploads::in_one(call, asked, &digest, body).await,
-        Operation::StartUpload { mount: Some(mount), from, .. } => {
-            uploads::mount(call, asked, &mount, from.as_deref()).await
+        Operation::StartUpload { mount: Some(mount), from, algorithm, .. } => {
+            uploads::mount(call, asked, &mount, from.as_deref(), algorithm).await
         }
-        Operation::StartUpload { .. } => uploads::start(call, asked).await,
+        Operation::StartUpload { algorithm, .. } => {
+            uploads::start(call, asked, algorithm.unwrap_or(Algorithm::Sha256)).await
+        }
         Operation::PatchUpload(id) => uploads::patch(call, asked, &id, body).await,
         Operation::FinishUpload { id, digest } => uploads::finish(call, asked, &id, &digest, body).await,
         Operation::UploadStatus(id) => uploads::status(call, asked, &id).await,

@@ -174,7 +174,7 @@ async fn has(site: &Site, repository: &Repository, sought: Sought<'_>) -> Result
             stock.granted_manifest(repository, subject).await?.is_some()
                 || !stock.referrers(repository, subject).await?.is_empty()
         }
-        Sought::Anything => !stock.entries(repository, "", 1).await?.is_empty(),
+        Sought::Anything => stock.shows_anything(repository).await?,
     })
 }
 

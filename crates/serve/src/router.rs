@@ -15,10 +15,13 @@
 
 use std::borrow::Cow;
 
-use artifact::{Digest, normalise_host, valid_name, valid_tag};
+use artifact::{Algorithm, Digest, normalise_host, valid_name, valid_tag};
 use http::{Method, StatusCode};
 
 use crate::refusal::Refusal;
+
+/// Tags that one PUT of a manifest may give it.
+const TAGS: usize = 100;
 
 /// What a request asks for: the route table, the metrics' label and what the access log says.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,8 +60,8 @@ pub(crate) enum Action {
 pub(crate) enum Operation {
     /// `end-3`: GET or HEAD.
     ReadManifest(Reference),
-    /// `end-7`.
-    PutManifest(Reference),
+    /// `end-7`, with further tags (`tag=…`, of the spec's main branch).
+    PutManifest(Reference, Vec<String>),
     /// `end-9`.
     DeleteManifest(Reference),
     /// `end-2`: GET or HEAD.
@@ -69,8 +72,8 @@ pub(crate) enum Operation {
     Tags(Page),
     /// `end-12`.
     Referrers { subject: Digest, artifact_type: Option<String> },
-    /// `end-4a`, `end-4b` (`digest`), `end-11` (`mount`, `from`).
-    StartUpload { digest: Option<Digest>, mount: Option<Digest>, from: Option<String> },
+    /// `end-4a`, `end-4b` (`digest`), `end-4c` (`digest-algorithm`), `end-11` (`mount`, `from`).
+    StartUpload { digest: Option<Digest>, algorithm: Option<Algorithm>, mount: Option<Digest>, from: Option<String> },
     /// `end-5`.
     PatchUpload(String),
     /// `end-6`.
@@ -240,7 +243,7 @@ fn registry(
     }
     let Some((name, tail)) = split_name(rest) else { return Ok(None) };
     let operation = match tail {
-        Tail::Manifest(reference) => manifest(method, name, reference)?,
+        Tail::Manifest(reference) => manifest(method, name, reference, query)?,
         Tail::Blob(text) => {
             let digest = text.parse().map_err(|_| Refusal::digest(text))?;
             match *method {
@@ -257,6 +260,7 @@ fn registry(
         Tail::Tags | Tail::Referrers(_) => return Err(Refusal::method("GET, HEAD")),
         Tail::Uploads if *method == Method::POST => Operation::StartUpload {
             digest: digest_parameter(query, "digest")?,
+            algorithm: algorithm_parameter(query)?,
             mount: digest_parameter(query, "mount")?,
             from: parameter(query, "from").filter(|text| !text.is_empty()),
         },
@@ -274,7 +278,7 @@ fn registry(
     Ok(Some(Action::Registry(asked, operation)))
 }
 
-fn manifest(method: &Method, name: &str, text: &str) -> Result<Operation, Refusal> {
+fn manifest(method: &Method, name: &str, text: &str, query: Option<&str>) -> Result<Operation, Refusal> {
     let reference = match text.parse::<Digest>() {
         Ok(digest) => Reference::Digest(digest),
         Err(_) if text.contains(':') => return Err(Refusal::digest(text)),
@@ -284,17 +288,33 @@ fn manifest(method: &Method, name: &str, text: &str) -> Result<Operation, Refusa
             let shown: String = text.chars().take(160).collect();
             return Err(Refusal::manifest_unknown(name, &shown));
         }
-        Err(_) => {
-            let shown: String = text.chars().take(160).collect();
-            let message = format!("`{shown}` is neither a tag nor a digest");
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", message));
-        }
+        Err(_) => return Err(no_tag(text)),
     };
     match *method {
         Method::GET | Method::HEAD => Ok(Operation::ReadManifest(reference)),
-        Method::PUT => Ok(Operation::PutManifest(reference)),
+        Method::PUT => Ok(Operation::PutManifest(reference, tags(query)?)),
         Method::DELETE => Ok(Operation::DeleteManifest(reference)),
         _ => Err(Refusal::method("GET, HEAD, PUT, DELETE")),
+    }
+}
+
+fn no_tag(text: &str) -> Refusal {
+    let shown: String = text.chars().take(160).collect();
+    let message = format!("`{shown}` is neither a tag nor a digest");
+    Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", message)
+}
+
+/// The tags that a manifest gets beside its reference.
+fn tags(query: Option<&str>) -> Result<Vec<String>, Refusal> {
+    let given = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let tags: Vec<String> = given.filter(|(key, _)| key == "tag").map(|(_, tag)| tag.into_owned()).collect();
+    match tags.iter().find(|tag| !valid_tag(tag)) {
+        Some(wrong) => Err(no_tag(wrong)),
+        None if tags.len() > TAGS => {
+            let message = format!("a manifest gets {TAGS} tags at a time, not {}", tags.len());
+            Err(Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", message))
+        }
+        None => Ok(tags),
     }
 }
 
@@ -364,6 +384,16 @@ fn digest_parameter(query: Option<&str>, name: &str) -> Result<Option<Digest>, R
         Some(text) => text.parse().map(Some).map_err(|_| Refusal::digest(&text)),
         None => Ok(None),
     }
+}
+
+fn algorithm_parameter(query: Option<&str>) -> Result<Option<Algorithm>, Refusal> {
+    let Some(text) = parameter(query, "digest-algorithm").filter(|text| !text.is_empty()) else { return Ok(None) };
+    let refused = |_| {
+        let shown: String = text.chars().take(160).collect();
+        let message = format!("`{shown}` is not a hash that naru knows: sha256 or sha512");
+        Refusal::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message)
+    };
+    text.parse().map(Some).map_err(refused)
 }
 
 /// Percent-decodes a path; most have nothing to decode.

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bundle::Shelf;
 use futures_util::future::join_all;
@@ -19,6 +19,7 @@ use crate::audit::Audit;
 use crate::auth::{Gate, Passwords};
 use crate::config::Settings;
 use crate::listener::{self, Speaks};
+use crate::registry;
 use crate::site::{Addresses, Site};
 use crate::stock::Stock;
 use crate::tls::{self, Certificates};
@@ -175,7 +176,7 @@ impl Server {
             let mut tick = tokio::time::interval(HOUSEKEEPING);
             loop {
                 tick.tick().await;
-                self.keep(now(), Instant::now());
+                self.keep(now()).await;
             }
         };
         // What is not chosen is dropped, and the listeners with it: from then on connections are refused.
@@ -191,12 +192,12 @@ impl Server {
         Ok(())
     }
 
-    /// Does what falls due at `now` (seconds since 1970) and `instant`: makes the certificate anew when it grows old,
+    /// Does what falls due at `now` (seconds since 1970): makes the certificate anew when it grows old,
     /// reads one that was given when its files changed, and removes uploads that nobody goes on with. [`Server::run`]
     /// does it every half minute; tests say what time it is.
-    pub fn keep(&self, now: i64, instant: Instant) {
+    pub async fn keep(&self, now: i64) {
         self.site.certificates.refresh(now);
-        self.site.uploads.expire(instant);
+        registry::expire_uploads(&self.site, now).await;
     }
 
     /// Takes another configuration while running: certificates, names, aliases, order, who may read. Addresses stay.

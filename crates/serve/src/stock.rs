@@ -71,6 +71,14 @@ impl Stock {
         }
     }
 
+    /// Whether there is anything of this repository here.
+    pub(crate) async fn shows_anything(&self, repository: &Repository) -> Result<bool, Refusal> {
+        match self {
+            Self::Store(store) => Ok(store.shows_anything(repository).await?),
+            Self::Shelf(_) => Ok(!self.entries(repository, "", 1).await?.is_empty()),
+        }
+    }
+
     pub(crate) async fn repositories(
         &self,
         kind: Option<Kind>,

@@ -36,6 +36,11 @@ pub struct Change {
     entries: Vec<(Repository, Entry)>,
     removed: Vec<(Repository, String)>,
     renewals: Vec<Renewal>,
+    /// Blobs that a repository must show already.
+    pub(crate) required: Vec<(Repository, Digest)>,
+    /// Grants that end.
+    pub(crate) revoked_blobs: Vec<(Repository, Digest)>,
+    pub(crate) revoked_manifests: Vec<(Repository, Digest)>,
     /// Puts entries back to what they were after this generation; local ones too.
     back_to: Option<(i64, bool)>,
     force: bool,
@@ -272,6 +277,7 @@ pub(crate) async fn write(
     for renewal in &change.renewals {
         writing.renew(renewal.clone()).await?;
     }
+    writing.require(&change.required).await?;
     writing.complete_what_can_be().await?;
     for manifest in &change.manifests {
         writing.manifest(manifest).await?;
@@ -289,12 +295,18 @@ pub(crate) async fn write(
     for (repository, name) in &change.removed {
         writing.remove(repository, name, &mut log).await?;
     }
+    for (repository, digest) in &change.revoked_manifests {
+        writing.revoke_manifest(repository, digest, &mut log).await?;
+    }
+    for (repository, digest) in &change.revoked_blobs {
+        writing.revoke_blob(repository, digest).await?;
+    }
     writing.log(change.cause.as_ref(), &log).await?;
     Ok(writing.changed)
 }
 
-struct Writing<'a> {
-    db: &'a mut SqliteConnection,
+pub(crate) struct Writing<'a> {
+    pub(crate) db: &'a mut SqliteConnection,
     /// The store's folder, and the database's file in it.
     folder: &'a Path,
     path: &'a Path,
@@ -306,7 +318,7 @@ struct Writing<'a> {
 }
 
 /// One changed entry, as it is logged.
-struct Logged {
+pub(crate) struct Logged {
     repository: i64,
     name: String,
     old: Option<Entry>,
@@ -316,7 +328,7 @@ struct Logged {
 type EntryRow = (Vec<u8>, i64, i64, String, String);
 
 impl Writing<'_> {
-    async fn repository(&mut self, repository: &Repository) -> Result<i64> {
+    pub(crate) async fn repository(&mut self, repository: &Repository) -> Result<i64> {
         let (kind, host, name) = (repository.kind.as_str(), &repository.host, &repository.name);
         let found = sqlx::query_scalar("SELECT id FROM repository WHERE kind = $1 AND host = $2 AND name = $3")
             .bind(kind)
@@ -623,7 +635,7 @@ impl Writing<'_> {
         Ok(found.and_then(|bytes| Digest::from_bytes(&bytes)).unwrap_or(*digest))
     }
 
-    async fn remove(&mut self, repository: &Repository, name: &str, log: &mut Vec<Logged>) -> Result<()> {
+    pub(crate) async fn remove(&mut self, repository: &Repository, name: &str, log: &mut Vec<Logged>) -> Result<()> {
         let id = self.repository(repository).await?;
         let Some(old) = self.existing(id, name).await? else { return Ok(()) };
         sqlx::query("DELETE FROM entry WHERE repository = $1 AND name = $2")
@@ -741,7 +753,7 @@ impl Writing<'_> {
         written.map(drop).map_err(|source| self.error(source))
     }
 
-    fn error(&self, source: sqlx::Error) -> Error {
+    pub(crate) fn error(&self, source: sqlx::Error) -> Error {
         Error::Catalog { path: PathBuf::from(self.path), source }
     }
 }

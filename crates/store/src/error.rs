@@ -100,6 +100,16 @@ pub enum Error {
         /// What it lacks.
         digest: Digest,
     },
+    /// A blob cannot be taken from a repository that shows a manifest which names it.
+    #[error("{repository} needs {digest} for {by}")]
+    Needed {
+        /// The repository.
+        repository: Repository,
+        /// The blob.
+        digest: Digest,
+        /// The manifest.
+        by: Digest,
+    },
     /// An entry would offer something with a hole in it.
     #[error("{repository}: {digest} is not complete: {missing} is not there")]
     Incomplete {

@@ -8,7 +8,8 @@
 //! ├── lock                        held (flock) by the one process that has the store open
 //! ├── audit/                      who changed what, and who was refused (`serve` writes it)
 //! ├── blobs/sha256/ab/abcd….KEY   every byte once; a key is never written twice
-//! └── partial/                    what is being written; `sha256-abcd…` are continued by the next run
+//! └── partial/                    what is being written; `sha256-abcd…` are continued by the next run, `upload-…` by
+//!                                 the client that sends them
 //! ```
 //!
 //! A [`Store`] is opened by one process. Bytes go in through a [`BlobWriter`] (hashed as they pass, fsynced, renamed
@@ -27,9 +28,12 @@ mod fsck;
 mod gc;
 mod held;
 mod lock;
+mod pages;
 mod read;
+mod revoke;
 mod socket;
 mod sum;
+mod uploads;
 mod writer;
 
 pub use account::{Account, AccountKind};

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use artifact::{Digest, Entry, Kind, Repository, Trust};
+use artifact::{Digest, Entry, Repository, Trust};
 use bytes::Bytes;
 use sqlx::Sqlite;
 use sqlx::query::Query;
@@ -110,7 +110,7 @@ pub struct Usage {
     pub bytes: i64,
 }
 
-type EntryRow = (String, Vec<u8>, i64, i64, String, String);
+pub(crate) type EntryRow = (String, Vec<u8>, i64, i64, String, String);
 type ReferrerRow = (Vec<u8>, i64, String, Option<String>, Option<String>);
 type ChangeRow = (String, String, String, String, Option<String>, Option<String>);
 type HitRow = (String, String, String, String, Vec<u8>, i64, i64, String, String);
@@ -203,69 +203,6 @@ impl Store {
         .await
         .map_err(|error| self.failed(error))?;
         Ok(found.and_then(entry_of_row))
-    }
-
-    /// Entries whose names sort (bytewise) after `after`, at most `limit`.
-    pub async fn entries(&self, repository: &Repository, after: &str, limit: u32) -> Result<Vec<Entry>> {
-        let found: Vec<EntryRow> = sqlx::query_as(
-            "SELECT entry.name, digest, size, seen, origin, trust FROM entry JOIN repository ON repository.id = repository \
-             WHERE kind = $1 AND host = $2 AND repository.name = $3 AND entry.name > $4 ORDER BY entry.name LIMIT $5",
-        )
-        .bind(repository.kind.as_str())
-        .bind(&repository.host)
-        .bind(&repository.name)
-        .bind(after)
-        .bind(i64::from(limit))
-        .fetch_all(self.db())
-        .await
-        .map_err(|error| self.failed(error))?;
-        Ok(found.into_iter().filter_map(entry_of_row).collect())
-    }
-
-    /// Repositories in the order of (kind, host, name) after `after`, at most `limit`.
-    pub async fn repositories(
-        &self,
-        kind: Option<Kind>,
-        after: Option<&Repository>,
-        limit: u32,
-    ) -> Result<Vec<Repository>> {
-        let found: Vec<(String, String, String)> = sqlx::query_as(
-            "SELECT kind, host, name FROM repository WHERE ($1 = '' OR kind = $1) AND (kind, host, name) > ($2, $3, $4) \
-             ORDER BY kind, host, name LIMIT $5",
-        )
-        .bind(kind.map_or("", Kind::as_str))
-        .bind(after.map_or("", |repository| repository.kind.as_str()))
-        .bind(after.map_or("", |repository| &repository.host))
-        .bind(after.map_or("", |repository| &repository.name))
-        .bind(i64::from(limit))
-        .fetch_all(self.db())
-        .await
-        .map_err(|error| self.failed(error))?;
-        Ok(found.into_iter().filter_map(|(kind, host, name)| repository_of(&kind, host, name)).collect())
-    }
-
-    /// Names of repositories as they are shown, `HOST/NAME` or a local one's `NAME`, that sort (bytewise) after `after`;
-    /// at most `limit`, each once.
-    pub async fn repository_names(&self, kind: Kind, after: &str, limit: u32) -> Result<Vec<String>> {
-        sqlx::query_scalar(
-            "SELECT DISTINCT CASE host WHEN '' THEN name ELSE host || '/' || name END AS shown FROM repository \
-             WHERE kind = $1 AND CASE host WHEN '' THEN name ELSE host || '/' || name END > $2 ORDER BY shown LIMIT $3",
-        )
-        .bind(kind.as_str())
-        .bind(after)
-        .bind(i64::from(limit))
-        .fetch_all(self.db())
-        .await
-        .map_err(|error| self.failed(error))
-    }
-
-    /// The hosts of which there are repositories of this kind, sorted; a local one's is empty.
-    pub async fn hosts(&self, kind: Kind) -> Result<Vec<String>> {
-        sqlx::query_scalar("SELECT DISTINCT host FROM repository WHERE kind = $1 ORDER BY host")
-            .bind(kind.as_str())
-            .fetch_all(self.db())
-            .await
-            .map_err(|error| self.failed(error))
     }
 
     /// Whether an upstream has an image repository of this name.
@@ -552,7 +489,7 @@ fn hit_of((kind, host, repository, name, digest, size, seen, origin, trust): Hit
     Some(Hit { repository: repository_of(&kind, host, repository)?, entry })
 }
 
-fn entry_of_row((name, digest, size, seen, origin, trust): EntryRow) -> Option<Entry> {
+pub(crate) fn entry_of_row((name, digest, size, seen, origin, trust): EntryRow) -> Option<Entry> {
     entry_of(name, &digest, size, seen, origin, &trust)
 }
 

@@ -95,6 +95,10 @@ impl Arriving {
         self.sum.update(bytes);
     }
 
+    pub(crate) fn algorithm(&self) -> artifact::Algorithm {
+        self.hasher.algorithm()
+    }
+
     /// Their digest and their sum.
     pub(crate) fn finish(self) -> (Digest, u64) {
         (self.hasher.finish(), self.sum.finish())

@@ -64,8 +64,18 @@ pub struct BlobWriter {
     expected: Option<Digest>,
     arriving: Arriving,
     len: u64,
-    /// Whether it has a partial file in hand that stays when the writer is dropped.
-    resumes: bool,
+    stays: Stays,
+}
+
+/// What becomes of a writer's file when the writer is dropped.
+#[derive(Debug)]
+pub(crate) enum Stays {
+    /// It goes.
+    No,
+    /// The next run of a pull or a load goes on with it.
+    Partial(Digest),
+    /// The client that sends it goes on with it ([`Store::continue_upload`]).
+    Upload,
 }
 
 impl BlobWriter {
@@ -115,16 +125,42 @@ impl BlobWriter {
         Ok(NewBlob { digest: found, size: self.len, key, unnamed: Some(place), partial: None })
     }
 
+    /// As [`BlobWriter::finish`], by a name that was not known before the end. By another hash than the one that ran
+    /// along, the bytes are read once more.
+    pub fn finish_as(mut self, name: &Digest) -> Result<NewBlob> {
+        if name.algorithm() != self.arriving.algorithm() {
+            let mut again = arriving(Some(name));
+            self.file.rewind().map_err(Error::io(&self.path))?;
+            read_file(&self.file, |bytes| again.update(bytes)).map_err(Error::io(&self.path))?;
+            self.arriving = again;
+        }
+        self.expected = Some(*name);
+        self.finish()
+    }
+
+    /// Makes what is there durable, its file's name too.
+    pub fn sync(&self) -> Result<()> {
+        self.store.may_write()?;
+        blobs::sync_or_remove(&self.store, &self.file, &self.path)?;
+        blobs::sync_folder(&self.store, &self.store.partial_path(""))
+    }
+
+    /// Removes what is there.
+    pub fn discard(self) {
+        let _ = fs::remove_file(&self.path);
+    }
+
     /// Leaves what is there for a later run to continue (only a writer made by [`Store::resume`]; another's is removed).
     pub fn keep(self) {}
 }
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
-        match &self.expected {
-            Some(expected) if self.resumes => self.store.put_down(expected),
+        match &self.stays {
             // After `finish` the name is gone already.
-            _ => drop(fs::remove_file(&self.path)),
+            Stays::No => drop(fs::remove_file(&self.path)),
+            Stays::Partial(digest) => self.store.put_down(digest),
+            Stays::Upload => {}
         }
     }
 }
@@ -187,16 +223,33 @@ impl Store {
     pub fn writer(&self, expected: Option<&Digest>) -> Result<BlobWriter> {
         self.may_write()?;
         let path = self.partial_path(&format!("new-{}", uuid::Uuid::new_v4().simple()));
-        let file = self.open_partial(OpenOptions::new().write(true).create_new(true), &path)?;
+        let file = self.open_partial(OpenOptions::new().read(true).write(true).create_new(true), &path)?;
+        let arriving = arriving(expected);
         Ok(BlobWriter {
             store: self.clone(),
             file,
             path,
-            arriving: arriving(expected),
             expected: expected.copied(),
+            arriving,
             len: 0,
-            resumes: false,
+            stays: Stays::No,
         })
+    }
+
+    /// A writer behind what a file has already, which is hashed first; where there is no file, it begins one.
+    pub(crate) fn writer_behind(
+        &self,
+        path: PathBuf,
+        algorithm: Algorithm,
+        expected: Option<Digest>,
+        stays: Stays,
+    ) -> Result<BlobWriter> {
+        let mut options = OpenOptions::new();
+        let mut file = self.open_partial(options.read(true).write(true).create(true).truncate(false), &path)?;
+        let mut arriving = Arriving::new(algorithm);
+        let len = read_file(&file, |bytes| arriving.update(bytes)).map_err(Error::io(&path))?;
+        file.seek(SeekFrom::Start(len)).map_err(Error::io(&path))?;
+        Ok(BlobWriter { store: self.clone(), file, path, expected, arriving, len, stays })
     }
 
     /// A writer that goes on where an earlier run stopped (its bytes are hashed again first), or begins. Where another
@@ -207,17 +260,8 @@ impl Store {
         }
         self.may_write()?;
         let path = self.partial_path(&partial_name(expected));
-        let opened = self
-            .open_partial(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
-            .and_then(|file| {
-                let mut arriving = arriving(Some(expected));
-                let len = read_file(&file, |bytes| arriving.update(bytes)).map_err(Error::io(&path))?;
-                Ok((file, arriving, len))
-            })
-            .inspect_err(|_| self.put_down(expected));
-        let (mut file, arriving, len) = opened?;
-        file.seek(SeekFrom::Start(len)).map_err(Error::io(&path))?;
-        Ok(BlobWriter { store: self.clone(), file, path, expected: Some(*expected), arriving, len, resumes: true })
+        self.writer_behind(path, expected.algorithm(), Some(*expected), Stays::Partial(*expected))
+            .inspect_err(|_| self.put_down(expected))
     }
 
     /// How many bytes of this blob an earlier run has left for [`Store::resume`].

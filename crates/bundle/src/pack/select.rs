@@ -200,9 +200,10 @@ impl Gathering<'_> {
             for link in self.store.links(&digest).await? {
                 let is_wanted = link.carried
                     && match (&chosen, link.is_manifest) {
-                        (_, false) => true,
+                        // Links are the store's, grants a repository's: another may carry more platforms of this index,
+                        // or more layers of an image.
+                        (_, false) => self.store.granted_blob(repository, &link.child).await?.is_some(),
                         (Some(chosen), true) => chosen.contains(&link.child),
-                        // Links are the store's, grants a repository's: another may carry more platforms of this index.
                         (None, true) => self.store.granted_manifest(repository, &link.child).await?.is_some(),
                     };
                 if !is_wanted {

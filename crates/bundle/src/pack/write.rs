@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
@@ -80,87 +81,192 @@ pub(super) fn write_volume(
         return Ok(PackedVolume { path, size: volume.size, sha256, kept: true });
     }
     let partial = out.join(format!("{}.partial", volume.name));
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(true).open(&partial).map_err(Error::io(&partial))?;
-    // Room is taken at once where the file system can: writing is quicker, and what lies on the disk less in pieces.
-    let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, volume.size);
-    // Three threads: one reads and writes, one hashes what was written, and one has the disk begin early, so that the
-    // last sync finds little left to do.
-    let written = std::thread::scope(|scope| {
-        let (full, filled) = sync_channel::<(Vec<u8>, usize)>(AHEAD);
-        let (empty, free) = channel();
-        let hashing = scope.spawn(move || {
-            let mut hasher = Hasher::sha256();
-            for (buffer, length) in filled {
-                hasher.update(buffer.get(..length).unwrap_or_default());
-                let _ = empty.send(buffer);
-            }
-            hasher.finish()
-        });
-        let (due, syncs) = sync_channel::<()>(1);
-        let disk = &file;
-        let syncing = scope.spawn(move || {
-            // The kernel tells a failed write once: whoever hears it must pass it on.
-            let mut all = Ok(());
-            for () in syncs {
-                all = all.and(disk.sync_data());
-            }
-            all
-        });
-        let mut writing = Writing { file: &file, path: &partial, full, free, due, at: 0, progress };
-        let outcome = fill(store, volume, sums, &mut writing);
-        drop(writing);
-        let digest = hashing.join().map_err(|_| Error::io(&partial)(std::io::Error::other("hashing ended early")));
-        let synced = syncing.join().unwrap_or_else(|_| Err(std::io::Error::other("syncing ended early")));
-        outcome.and(synced.map_err(Error::io(&partial))).and(digest)
-    });
-    let sha256 = match written.and_then(|digest| file.sync_all().map_err(Error::io(&partial)).map(|()| digest)) {
-        Ok(digest) => digest,
-        Err(error) => {
-            let _ = std::fs::remove_file(&partial);
-            return Err(error);
-        }
-    };
+    let written = on_medium(store, volume, sums, &partial, progress);
+    let sha256 = written.inspect_err(|_| drop(std::fs::remove_file(&partial)))?;
     std::fs::rename(&partial, &path).map_err(Error::io(&path))?;
     Ok(PackedVolume { path, size: volume.size, sha256, kept: false })
 }
 
-/// Buffers that may wait for the hash.
-const AHEAD: usize = 8;
-/// The disk is set to work each time so many bytes are written.
-const EAGER: u64 = 128 << 20;
-
-struct Writing<'a> {
-    file: &'a File,
-    path: &'a Path,
-    /// To the hash, and back from it.
-    full: SyncSender<(Vec<u8>, usize)>,
-    free: Receiver<Vec<u8>>,
-    due: SyncSender<()>,
-    at: u64,
-    progress: &'a dyn Progress,
+/// Fills a file with a volume, durably, and answers its hash. Three threads pass buffers on: this one reads and checks,
+/// one hashes, and one gives them to the disk.
+fn on_medium(store: &Store, volume: &LaidVolume, sums: &Sums, path: &Path, progress: &dyn Progress) -> Result<Digest> {
+    let mut disk = Disk::create(path, volume.size).map_err(Error::io(path))?;
+    std::thread::scope(|scope| {
+        let (read, to_hash) = sync_channel::<Buffer>(AHEAD);
+        let (hashed, to_write) = sync_channel::<Buffer>(AHEAD);
+        let (written, empty) = channel::<Buffer>();
+        let hashing = scope.spawn(move || {
+            let mut hasher = Hasher::sha256();
+            for buffer in to_hash {
+                hasher.update(buffer.bytes());
+                // Who writes has failed, and tells why.
+                if hashed.send(buffer).is_err() {
+                    break;
+                }
+            }
+            hasher.finish()
+        });
+        let writing = scope.spawn(move || {
+            for buffer in to_write {
+                disk.write(buffer.bytes())?;
+                progress.advance(buffer.length as u64);
+                let _ = written.send(buffer);
+            }
+            disk.finish()
+        });
+        let mut filling = Filling { buffer: Buffer::new(), full: read, empty, at: 0 };
+        let outcome = fill(store, volume, sums, &mut filling).and_then(|()| filling.pass_on());
+        drop(filling);
+        let digest = hashing.join();
+        let ended = || std::io::Error::other("a thread ended early");
+        let written = writing.join().unwrap_or_else(|_| Err(ended())).map_err(Error::io(path));
+        // A disk that fails is why nobody took what was read; a store that is damaged is why the rest never came.
+        match (outcome, written) {
+            (Err(error @ Error::StoreDamaged { .. }), _) | (_, Err(error)) | (Err(error), Ok(())) => Err(error),
+            (Ok(()), Ok(())) => digest.map_err(|_| Error::io(path)(ended())),
+        }
+    })
 }
 
-impl Writing<'_> {
-    /// Writes the first `length` bytes of a buffer.
-    fn put(&mut self, buffer: Vec<u8>, length: usize) -> Result<()> {
-        self.file.write_all(buffer.get(..length).unwrap_or_default()).map_err(Error::io(self.path))?;
-        // It ends only after this side has.
-        let _ = self.full.send((buffer, length));
-        let before = self.at / EAGER;
-        self.at += length as u64;
-        if self.at / EAGER > before {
-            let _ = self.due.try_send(());
+/// Buffers that may wait for the hash, and as many for the disk.
+const AHEAD: usize = 4;
+/// What direct writes have to lie on, in memory and on the disk: the sector of every disk of today.
+const ALIGNED: usize = 4096;
+/// Where the kernel keeps what is written, it is set to write each time there is so much of it.
+const EAGER: u64 = 128 << 20;
+
+/// Some bytes that begin where a direct write may.
+struct Buffer {
+    memory: Vec<u8>,
+    begin: usize,
+    length: usize,
+}
+
+impl Buffer {
+    fn new() -> Self {
+        let memory = vec![0; CHUNK + ALIGNED];
+        let begin = memory.as_ptr().align_offset(ALIGNED).min(ALIGNED);
+        Self { memory, begin, length: 0 }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.memory.get(self.begin..self.begin + self.length).unwrap_or_default()
+    }
+
+    /// What is still free of it.
+    fn room(&mut self) -> &mut [u8] {
+        self.memory.get_mut(self.begin + self.length..self.begin + CHUNK).unwrap_or_default()
+    }
+
+    fn is_full(&self) -> bool {
+        self.length == CHUNK
+    }
+}
+
+/// The file on the medium. What is written past the kernel's cache is on the medium when the write has ended: it costs no
+/// copy, throws nothing else out of memory, and a stick that is slow is seen to be slow while it is, not at the end.
+struct Disk {
+    file: File,
+    is_direct: bool,
+    written: u64,
+}
+
+impl Disk {
+    fn create(path: &Path, size: u64) -> std::io::Result<Self> {
+        let options = || {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true);
+            options
+        };
+        let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).unwrap_or_default();
+        let (file, is_direct) = match options().custom_flags(direct).open(path) {
+            Ok(file) => (file, true),
+            // A file system in memory, and some that a program makes, cannot.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => (options().open(path)?, false),
+            Err(error) => return Err(error),
+        };
+        // Room is taken at once where the file system can: writing is quicker, and what lies on the disk less in pieces.
+        let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size);
+        Ok(Self { file, is_direct, written: 0 })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        if self.is_direct && !bytes.len().is_multiple_of(ALIGNED) {
+            self.by_the_cache()?;
         }
-        self.progress.advance(length as u64);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match (&self.file).write(rest) {
+                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    rest = rest.get(written..).unwrap_or_default();
+                    if self.is_direct && !rest.len().is_multiple_of(ALIGNED) {
+                        self.by_the_cache()?;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                // Some say so only now.
+                Err(error) if self.is_direct && error.kind() == std::io::ErrorKind::InvalidInput => {
+                    self.by_the_cache()?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let before = self.written / EAGER;
+        self.written += bytes.len() as u64;
+        if !self.is_direct && self.written / EAGER > before {
+            self.file.sync_data()?;
+        }
         Ok(())
     }
 
-    fn put_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        let mut buffer = self.free.try_recv().unwrap_or_default();
-        buffer.clear();
-        buffer.extend_from_slice(bytes);
-        self.put(buffer, bytes.len())
+    /// From here on the kernel keeps what is written, until it is told to write.
+    fn by_the_cache(&mut self) -> std::io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(&self.file)?;
+        rustix::fs::fcntl_setfl(&self.file, flags - rustix::fs::OFlags::DIRECT)?;
+        self.is_direct = false;
+        Ok(())
+    }
+
+    fn finish(self) -> std::io::Result<()> {
+        self.file.sync_all()
+    }
+}
+
+/// What a volume holds, buffer by buffer.
+struct Filling {
+    buffer: Buffer,
+    full: SyncSender<Buffer>,
+    empty: Receiver<Buffer>,
+    at: u64,
+}
+
+impl Filling {
+    /// Passes on what the buffer holds.
+    fn pass_on(&mut self) -> Result<()> {
+        let mut next = self.empty.try_recv().unwrap_or_else(|_| Buffer::new());
+        next.length = 0;
+        let full = std::mem::replace(&mut self.buffer, next);
+        // Nobody takes it any more: whoever that was says why.
+        self.full.send(full).map_err(|_| Error::io(Path::new("the volume"))(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn filled(&mut self, length: usize) -> Result<()> {
+        self.buffer.length += length;
+        self.at += length as u64;
+        if self.buffer.is_full() { self.pass_on() } else { Ok(()) }
+    }
+
+    fn put_bytes(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let room = self.buffer.room();
+            let length = room.len().min(bytes.len());
+            let (now, rest) = bytes.split_at(length);
+            room.get_mut(..length).unwrap_or_default().copy_from_slice(now);
+            bytes = rest;
+            self.filled(length)?;
+        }
+        Ok(())
     }
 
     fn pad(&mut self) -> Result<()> {
@@ -175,13 +281,10 @@ impl Writing<'_> {
     }
 
     fn piece(&mut self, mut piece: Piece<'_>, mut check: Check) -> Result<()> {
-        loop {
-            let mut buffer = self.free.try_recv().unwrap_or_default();
-            buffer.resize(CHUNK, 0);
-            let Some(bytes) = piece.read(&mut buffer)? else { break };
+        while let Some(bytes) = piece.read(self.buffer.room())? {
             check.update(bytes);
             let length = bytes.len();
-            self.put(buffer, length)?;
+            self.filled(length)?;
         }
         if !check.is_right() {
             return Err(Error::StoreDamaged { digest: piece.blob.digest });
@@ -190,7 +293,7 @@ impl Writing<'_> {
     }
 }
 
-fn fill(store: &Store, volume: &LaidVolume, sums: &Sums, writing: &mut Writing<'_>) -> Result<()> {
+fn fill(store: &Store, volume: &LaidVolume, sums: &Sums, writing: &mut Filling) -> Result<()> {
     writing.document(document::HEAD, &volume.head)?;
     writing.document(SIGNATURE, &volume.signature)?;
     writing.document(MEMBERS, &volume.list)?;

@@ -28,16 +28,19 @@ pub(crate) async fn tags(
     let most = page.n.unwrap_or(MOST).min(MOST) as usize;
     let mut tags: Vec<String> = Vec::new();
     let mut after = page.last.clone();
-    let mut any = false;
     // One more than asked for tells whether there is another page.
     while tags.len() <= most {
-        let entries = stock.entries(&meant.repository, &after, 1000).await?;
+        let entries =
+            stock.entries(&meant.repository, &after, u32::try_from(most + 1 - tags.len()).unwrap_or(MOST)).await?;
         let Some(last) = entries.last() else { break };
-        any = true;
-        after.clone_from(&last.name);
+        after = match last.name.split_once(':') {
+            // Digests are no tags. Those of one hash stand together, and `;` sorts right behind `:`.
+            Some((hash, _)) => format!("{hash};"),
+            None => last.name.clone(),
+        };
         tags.extend(entries.into_iter().map(|entry| entry.name).filter(|name| !name.contains(':')));
     }
-    if !any && stock.entries(&meant.repository, "", 1).await?.is_empty() {
+    if tags.is_empty() && !stock.shows_anything(&meant.repository).await? {
         return Err(Refusal::repository_unknown(&meant.repository));
     }
     let more = tags.len() > most;
@@ -102,7 +105,10 @@ pub(crate) async fn referrers(
 ) -> Result<Response<Body>, Refusal> {
     let meant = match resolve::to_read(call, asked, Sought::Referrers(subject)).await {
         Ok(meant) => Some(meant),
-        Err(refusal) if refusal.code == "MANIFEST_UNKNOWN" => None,
+        // A registry that lists referrers never says that it does not: clients would turn to the fallback tag.
+        Err(refusal) if matches!(refusal.code, "MANIFEST_UNKNOWN" | "NAME_UNKNOWN") => {
+            None
+        }
         Err(refusal) => return Err(refusal),
     };
     let mut manifests = Vec::new();

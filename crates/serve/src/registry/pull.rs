@@ -106,7 +106,7 @@ async fn left_out(call: &Call<'_>, meant: &Meant, digest: &Digest) -> Result<Opt
     let Some((parent, is_manifest)) = call.site.stock().left_out(&meant.repository, digest).await? else {
         return Ok(None);
     };
-    let what = if is_manifest { "another platform's image" } else { "a layer that may not be redistributed" };
+    let what = if is_manifest { "another platform's image" } else { "a layer" };
     let code = if is_manifest { "MANIFEST_UNKNOWN" } else { "BLOB_UNKNOWN" };
     let message = format!(
         "{} names {digest} in {parent}, but it was not carried here ({what}, left out on purpose); \

@@ -1,19 +1,19 @@
 //! `end-4` to `end-6`, `end-11`, `end-13` and `end-14`: blobs that are pushed.
 //!
 //! Bytes go from the connection through a bounded channel to a blocking thread that hashes and writes them. The thread
-//! holds the session while it writes, so a client that is cut off leaves what arrived, and may ask where to go on.
-//! Sessions live in memory: a restart ends them, and clients begin again.
+//! holds the session while it writes, so a client that is cut off leaves what arrived, and may ask where to go on. What
+//! the store keeps of an upload outlives the server ([`Store::begin_upload`]): a session that is not in memory is
+//! looked for there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use artifact::{Algorithm, Digest, Repository};
 use bytes::Bytes;
 use http::header::{CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use store::{BlobWriter, Change};
+use store::{BlobWriter, Change, Store};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 
 use crate::arriving::Arriving;
@@ -23,17 +23,20 @@ use crate::refusal::Refusal;
 use crate::registry::{Call, located, name_the_namespace};
 use crate::resolve::{self, Meant, Sought};
 use crate::router::Asked;
+use crate::site::Site;
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// Sessions at a time.
 const MOST: usize = 1024;
-/// A session that nobody has asked about for so long is dropped with its bytes.
-const IDLE: Duration = Duration::from_hours(24);
+/// A session that nobody has asked about for so many seconds is dropped with its bytes.
+const IDLE: i64 = 24 * 60 * 60;
 /// Pieces of a body that may wait for the disk.
 const WAITING: usize = 8;
+/// Repositories that are asked for a blob that is mounted from nowhere in particular.
+const SOURCES: u32 = 100;
 
-/// Every session.
+/// The sessions that somebody of this process writes or has written.
 #[derive(Default)]
 pub(crate) struct Uploads {
     sessions: Mutex<HashMap<String, Arc<Session>>>,
@@ -41,7 +44,6 @@ pub(crate) struct Uploads {
 
 struct Session {
     repository: Repository,
-    touched: Mutex<Instant>,
     /// `None` after it was finished or cancelled.
     writer: Arc<tokio::sync::Mutex<Option<BlobWriter>>>,
 }
@@ -51,37 +53,63 @@ impl Uploads {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, repository: &Repository, writer: BlobWriter) -> Result<String, Refusal> {
+    /// Keeps a session, unless another request has just found the same.
+    fn add(&self, id: &str, repository: &Repository, writer: BlobWriter) -> Result<Arc<Session>, Refusal> {
         let mut sessions = self.sessions();
+        if let Some(found) = sessions.get(id) {
+            return Ok(Arc::clone(found));
+        }
         if sessions.len() >= MOST {
             let message = "too many uploads are open; finish or cancel some";
             return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message));
         }
-        let id = uuid::Uuid::new_v4().to_string();
         let writer = Arc::new(tokio::sync::Mutex::new(Some(writer)));
-        let session = Session { repository: repository.clone(), touched: Mutex::new(Instant::now()), writer };
-        sessions.insert(id.clone(), Arc::new(session));
-        Ok(id)
+        let session = Arc::new(Session { repository: repository.clone(), writer });
+        sessions.insert(id.to_owned(), Arc::clone(&session));
+        Ok(session)
     }
 
     /// A session of this repository; another's is as unknown as one that is not.
-    fn get(&self, id: &str, repository: &Repository) -> Result<Arc<Session>, Refusal> {
-        let found = self.sessions().get(id).filter(|session| session.repository == *repository).cloned();
-        let session = found.ok_or_else(unknown)?;
-        *session.touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        Ok(session)
+    async fn get(&self, store: &Store, id: &str, repository: &Repository) -> Result<Arc<Session>, Refusal> {
+        let found = self.sessions().get(id).cloned();
+        let (store, asked, whose) = (store.clone(), id.to_owned(), repository.clone());
+        if let Some(session) = found {
+            if session.repository != *repository {
+                return Err(unknown());
+            }
+            let touched = tokio::task::spawn_blocking(move || store.touch_upload(&asked, &whose));
+            touched.await.map_err(Refusal::inside)?;
+            return Ok(session);
+        }
+        let continued = tokio::task::spawn_blocking(move || {
+            store.touch_upload(&asked, &whose);
+            store.continue_upload(&asked, &whose)
+        });
+        let writer = continued.await.map_err(Refusal::inside)??.ok_or_else(unknown)?;
+        self.add(id, repository, writer)
     }
 
     fn remove(&self, id: &str) {
         self.sessions().remove(id);
     }
+}
 
-    /// Drops what nobody has asked about for a day, with its bytes. One that is being written is not idle.
-    pub(crate) fn expire(&self, now: Instant) {
-        self.sessions().retain(|_, session| {
-            let touched = *session.touched.lock().unwrap_or_else(PoisonError::into_inner);
-            now.saturating_duration_since(touched) < IDLE || session.writer.try_lock().is_err()
-        });
+/// Drops what nobody has asked about for a day, with its bytes. One that is being written is not idle.
+pub(crate) async fn expire_uploads(site: &Arc<Site>, now: i64) {
+    let site = Arc::clone(site);
+    let expired = tokio::task::spawn_blocking(move || {
+        let sessions = || site.uploads.sessions();
+        let busy = |id: &str| sessions().get(id).is_some_and(|session| session.writer.try_lock().is_err());
+        let gone = site.store().expire_uploads(now.saturating_sub(IDLE), busy)?;
+        for id in gone {
+            sessions().remove(&id);
+        }
+        Ok::<_, store::Error>(())
+    });
+    match expired.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "uploads that were left alone could not be looked for: {error}"),
+        Err(error) => tracing::warn!(%error, "uploads that were left alone could not be looked for: {error}"),
     }
 }
 
@@ -90,18 +118,13 @@ fn unknown() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", message)
 }
 
-fn named_by_sha256(digest: &Digest) -> Result<(), Refusal> {
-    if digest.algorithm() == Algorithm::Sha256 {
-        return Ok(());
-    }
-    Err(Refusal::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", "blobs are pushed by their sha256"))
-}
-
-/// `end-4a`.
-pub(crate) async fn start(call: &Call<'_>, asked: &Asked) -> Result<Response<Body>, Refusal> {
+/// `end-4a`, `end-4c`: `algorithm` is the hash that runs along; the upload may end by another.
+pub(crate) async fn start(call: &Call<'_>, asked: &Asked, algorithm: Algorithm) -> Result<Response<Body>, Refusal> {
     let meant = resolve::to_write(call.site, asked).await?;
-    let writer = new_writer(call).await?;
-    let id = call.site.uploads.add(&meant.repository, writer)?;
+    let (store, repository) = (call.site.store().clone(), meant.repository.clone());
+    let begun = tokio::task::spawn_blocking(move || store.begin_upload(&repository, algorithm));
+    let (id, writer) = begun.await.map_err(Refusal::inside)??;
+    call.site.uploads.add(&id, &meant.repository, writer)?;
     Ok(progress(StatusCode::ACCEPTED, call, asked, &id, 0))
 }
 
@@ -112,53 +135,64 @@ pub(crate) async fn in_one(
     digest: &Digest,
     body: Arriving,
 ) -> Result<Response<Body>, Refusal> {
-    named_by_sha256(digest)?;
     let meant = resolve::to_write(call.site, asked).await?;
-    let writer = Arc::new(tokio::sync::Mutex::new(Some(new_writer(call).await?)));
+    let (store, named) = (call.site.store().clone(), *digest);
+    let made = tokio::task::spawn_blocking(move || store.writer(Some(&named)));
+    let writer = Arc::new(tokio::sync::Mutex::new(Some(made.await.map_err(Refusal::inside)??)));
     let mut guard = receive(call, Arc::clone(&writer).lock_owned().await, body).await?;
     let writer = guard.take().ok_or_else(unknown)?;
     store_blob(call, asked, &meant, writer, digest).await
 }
 
-/// `end-11`: a blob that the caller may read elsewhere; else an upload begins, as the spec wants.
+/// `end-11`: a blob that the caller may read elsewhere; else an upload begins, as the spec wants. Without `from` it may be
+/// anywhere.
 pub(crate) async fn mount(
     call: &Call<'_>,
     asked: &Asked,
     digest: &Digest,
     from: Option<&str>,
+    algorithm: Option<Algorithm>,
 ) -> Result<Response<Body>, Refusal> {
     let meant = resolve::to_write(call.site, asked).await?;
     let store = call.site.store();
-    let source = from.and_then(|from| Asked::new(from, None, asked.host.clone()).ok());
-    if let Some(source) = source {
+    let sources = match from {
         // `from` is spelled like any name, so the same rules find it.
-        // What the caller may not read is not found.
-        let from = resolve::to_read(call, &source, Sought::Blob(digest)).await.ok();
-        if let Some(from) = from {
-            if store.granted_blob(&from.repository, digest).await?.is_some_and(|blob| store.holds(&blob)) {
-                let mut change = Change::new();
-                change.grant_blob(&meant.repository, digest);
-                match store.apply(change).await {
-                    Ok(_) => return Ok(created(call, asked, &meant, digest)),
-                    // It was collected in this very moment: the client brings it.
-                    Err(store::Error::Missing { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
+        Some(from) => match Asked::new(from, None, asked.host.clone()) {
+            Ok(source) => resolve::to_read(call, &source, Sought::Blob(digest)).await.ok(),
+            Err(_) => None,
+        }
+        .map(|source| source.repository)
+        .into_iter()
+        .collect(),
+        None => store.showing_blob(digest, SOURCES).await?,
+    };
+    for source in sources.iter().filter(|source| call.may_read(source)) {
+        if store.granted_blob(source, digest).await?.is_some_and(|blob| store.holds(&blob)) {
+            let mut change = Change::new();
+            change.grant_blob(&meant.repository, digest);
+            match store.apply(change).await {
+                Ok(_) => return Ok(created(call, asked, &meant, digest)),
+                // It was collected in this very moment: the client brings it.
+                Err(store::Error::Missing { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
-    start(call, asked).await
+    start(call, asked, algorithm.unwrap_or(digest.algorithm())).await
 }
 
 /// `end-5`: the next bytes, exactly where the last ones ended.
 pub(crate) async fn patch(call: &Call<'_>, asked: &Asked, id: &str, body: Arriving) -> Result<Response<Body>, Refusal> {
     let meant = resolve::to_write(call.site, asked).await?;
-    let session = call.site.uploads.get(id, &meant.repository)?;
+    let session = call.site.uploads.get(call.site.store(), id, &meant.repository).await?;
     let guard = Arc::clone(&session.writer).lock_owned().await;
     let before = guard.as_ref().ok_or_else(unknown)?.len();
     let announced = content_range(call, asked, id, before)?;
     let guard = receive(call, guard, body).await?;
     let after = guard.as_ref().ok_or_else(unknown)?.len();
+    // What is acknowledged is kept. The guard stays here, so that nobody goes on behind bytes that are not.
+    let guard = tokio::task::spawn_blocking(move || guard.as_ref().map_or(Ok(()), BlobWriter::sync).map(|()| guard));
+    let _guard = guard.await.map_err(Refusal::inside)??;
     if announced.is_some_and(|length| length != after - before) {
         let message = format!("Content-Range and the {} bytes that came do not agree", after - before);
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "SIZE_INVALID", message));
@@ -174,22 +208,23 @@ pub(crate) async fn finish(
     digest: &Digest,
     body: Arriving,
 ) -> Result<Response<Body>, Refusal> {
-    named_by_sha256(digest)?;
     let meant = resolve::to_write(call.site, asked).await?;
-    let session = call.site.uploads.get(id, &meant.repository)?;
+    let session = call.site.uploads.get(call.site.store(), id, &meant.repository).await?;
     let guard = Arc::clone(&session.writer).lock_owned().await;
     let before = guard.as_ref().ok_or_else(unknown)?.len();
     content_range(call, asked, id, before)?;
     let mut guard = receive(call, guard, body).await?;
     let writer = guard.take().ok_or_else(unknown)?;
+    let stored = store_blob(call, asked, &meant, writer, digest).await;
+    // Not before: while its file is there, another request would begin to go on with it.
     call.site.uploads.remove(id);
-    store_blob(call, asked, &meant, writer, digest).await
+    stored
 }
 
 /// `end-13`.
 pub(crate) async fn status(call: &Call<'_>, asked: &Asked, id: &str) -> Result<Response<Body>, Refusal> {
     let meant = resolve::to_write(call.site, asked).await?;
-    let session = call.site.uploads.get(id, &meant.repository)?;
+    let session = call.site.uploads.get(call.site.store(), id, &meant.repository).await?;
     let length = session.writer.lock().await.as_ref().ok_or_else(unknown)?.len();
     Ok(progress(StatusCode::NO_CONTENT, call, asked, id, length))
 }
@@ -197,17 +232,14 @@ pub(crate) async fn status(call: &Call<'_>, asked: &Asked, id: &str) -> Result<R
 /// `end-14`.
 pub(crate) async fn cancel(call: &Call<'_>, asked: &Asked, id: &str) -> Result<Response<Body>, Refusal> {
     let meant = resolve::to_write(call.site, asked).await?;
-    let session = call.site.uploads.get(id, &meant.repository)?;
+    let session = call.site.uploads.get(call.site.store(), id, &meant.repository).await?;
+    if let Some(writer) = session.writer.lock().await.take() {
+        tokio::task::spawn_blocking(move || writer.discard()).await.map_err(Refusal::inside)?;
+    }
     call.site.uploads.remove(id);
-    drop(session.writer.lock().await.take());
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
-}
-
-async fn new_writer(call: &Call<'_>) -> Result<BlobWriter, Refusal> {
-    let store = call.site.store().clone();
-    Ok(tokio::task::spawn_blocking(move || store.writer(None)).await.map_err(Refusal::inside)??)
 }
 
 /// Writes a request's body behind what the session has. Whatever ends it, the session keeps what arrived.
@@ -284,11 +316,8 @@ async fn store_blob(
     writer: BlobWriter,
     digest: &Digest,
 ) -> Result<Response<Body>, Refusal> {
-    let blob = tokio::task::spawn_blocking(move || writer.finish()).await.map_err(Refusal::inside)??;
-    if blob.digest() != digest {
-        let message = format!("the bytes have digest {}, not {digest}", blob.digest());
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message));
-    }
+    let named = *digest;
+    let blob = tokio::task::spawn_blocking(move || writer.finish_as(&named)).await.map_err(Refusal::inside)??;
     let mut change = Change::new();
     change.blob(Some(&meant.repository), blob);
     call.site.store().apply(change).await?;

@@ -91,11 +91,14 @@ fn names_may_have_the_words_of_the_api() {
 #[test]
 fn uploads() {
     let (_, start) = asked("POST", "/v2/a/blobs/uploads/");
-    assert_eq!(start, Operation::StartUpload { digest: None, mount: None, from: None });
+    assert_eq!(start, Operation::StartUpload { digest: None, algorithm: None, mount: None, from: None });
     let (_, mount) =
         asked("POST", &format!("/v2/a/blobs/uploads/?mount={}&from=quay.io/b", DIGEST.replace(':', "%3A")));
     let digest = DIGEST.parse().ok();
-    assert_eq!(mount, Operation::StartUpload { digest: None, mount: digest, from: Some("quay.io/b".to_owned()) });
+    assert_eq!(
+        mount,
+        Operation::StartUpload { digest: None, algorithm: None, mount: digest, from: Some("quay.io/b".to_owned()) }
+    );
     assert_eq!(asked("PATCH", "/v2/a/blobs/uploads/id").1, Operation::PatchUpload("id".to_owned()));
     assert_eq!(asked("DELETE", "/v2/a/blobs/uploads/id").1, Operation::CancelUpload("id".to_owned()));
     assert_eq!(at("PUT", "/v2/a/blobs/uploads/id").unwrap_err().code, "DIGEST_INVALID");

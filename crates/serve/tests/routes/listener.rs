@@ -81,7 +81,7 @@ async fn a_given_certificate_is_read_again() {
     let second = make();
     let later = std::time::SystemTime::now() + Duration::from_secs(10);
     std::fs::File::options().write(true).open(&cert).unwrap().set_modified(later).unwrap();
-    site.server.keep(0, std::time::Instant::now());
+    site.server.keep(0).await;
     assert!(trusting(&second).get(&url).send().await.is_ok());
     assert!(trusting(&first).get(&url).send().await.is_err());
     let third = make();
@@ -89,7 +89,7 @@ async fn a_given_certificate_is_read_again() {
     assert!(trusting(&third).get(&url).send().await.is_ok());
     // What cannot be used changes nothing.
     std::fs::write(&key, "nonsense").unwrap();
-    site.server.keep(0, std::time::Instant::now());
+    site.server.keep(0).await;
     assert!(matches!(site.server.reload(&config).await, Err(Error::Certificate { path, .. }) if path == key));
     assert!(trusting(&third).get(&url).send().await.is_ok());
 }
@@ -285,7 +285,7 @@ async fn a_certificate_renews_under_load() {
         .collect();
     let first = shown(&site).await;
     let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
-    site.server.keep(now + 340 * 86_400, std::time::Instant::now());
+    site.server.keep(now + 340 * 86_400).await;
     assert_ne!(shown(&site).await, first);
     for pull in pulling {
         pull.await.unwrap();

@@ -170,8 +170,42 @@ async fn delete_a_tag() {
     assert_eq!(site.admin(Method::DELETE, "/v2/app/manifests/1").send().await.unwrap().status(), 202);
     assert_eq!(site.get("/v2/app/manifests/1").await.status(), 404);
     assert_eq!(site.admin(Method::DELETE, "/v2/app/manifests/1").send().await.unwrap().status(), 404);
-    let by_digest = format!("/v2/app/manifests/{}", image.digest);
-    assert_eq!(site.admin(Method::DELETE, &by_digest).send().await.unwrap().status(), 405);
+}
+
+/// What a repository shows no longer is 404 at once, warm answers included; another repository's goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_a_manifest_and_its_blobs() {
+    let site = Site::start().await;
+    let image = site.image("", "app", "1", "layer").await;
+    let other = site.image("", "other", "1", "layer").await;
+    assert_eq!(image.digest, other.digest);
+    let (manifest, layer) = (format!("manifests/{}", image.digest), format!("blobs/{}", image.layer));
+    let status = async |method: Method, path: &str| site.admin(method, path).send().await.unwrap().status().as_u16();
+    for _ in 0..2 {
+        for path in [&manifest, &layer, "manifests/1"] {
+            assert_eq!(site.get(&format!("/v2/app/{path}")).await.status(), 200);
+        }
+    }
+    // The manifest needs it.
+    let refused = site.admin(Method::DELETE, &format!("/v2/app/{layer}")).send().await.unwrap();
+    assert_eq!(header(&refused, "allow"), "GET, HEAD");
+    let (code, why, message) = refusal(refused).await;
+    assert_eq!((code, why.as_str()), (405, "UNSUPPORTED"));
+    assert!(message.contains(&image.digest.to_string()), "{message}");
+    assert_eq!(site.get(&format!("/v2/app/{layer}")).await.status(), 200);
+
+    assert_eq!(site.request(Method::DELETE, &format!("/v2/app/{manifest}")).send().await.unwrap().status(), 401);
+    assert_eq!(status(Method::DELETE, &format!("/v2/app/{manifest}")).await, 202);
+    assert_eq!(site.get(&format!("/v2/app/{manifest}")).await.status(), 404);
+    assert_eq!(site.get("/v2/app/manifests/1").await.status(), 404);
+    assert_eq!(status(Method::DELETE, &format!("/v2/app/{manifest}")).await, 404);
+    assert_eq!(site.get(&format!("/v2/app/{layer}")).await.status(), 200);
+    assert_eq!(status(Method::DELETE, &format!("/v2/app/{layer}")).await, 202);
+    assert_eq!(site.get(&format!("/v2/app/{layer}")).await.status(), 404);
+    assert_eq!(status(Method::DELETE, &format!("/v2/app/{layer}")).await, 404);
+    for path in [&manifest, &layer, "manifests/1"] {
+        assert_eq!(site.get(&format!("/v2/other/{path}")).await.status(), 200);
+    }
 }
 
 /// A child of which a part is still to be loaded counts as one that is not here.

@@ -187,16 +187,15 @@ async fn to_a_local_name_that_is_mirrored_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn left_alone_for_a_day() {
-    use std::time::{Duration, Instant};
     let site = Site::start().await;
     let partial = || std::fs::read_dir(site.folder.path().join("partial")).unwrap().count();
     let location = begin(&site, "app").await;
     assert_eq!(site.admin(Method::PATCH, &location).body("begun").send().await.unwrap().status(), 202);
-    let after = |hours| site.server.keep(0, Instant::now() + Duration::from_hours(hours));
-    after(23);
+    let after = |hours: i64| site.server.keep(site.store.now() + hours * 3600);
+    after(23).await;
     assert_eq!(site.admin(Method::GET, &location).send().await.unwrap().status(), 204);
     assert_eq!(partial(), 1);
-    after(25);
+    after(25).await;
     assert_eq!(
         refusal(site.admin(Method::PATCH, &location).body("x").send().await.unwrap()).await.1,
         "BLOB_UPLOAD_UNKNOWN"

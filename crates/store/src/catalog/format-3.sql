@@ -9,6 +9,7 @@ UPDATE blob SET renewed = unixepoch();
 UPDATE repository_blob SET renewed = unixepoch();
 UPDATE repository_manifest SET renewed = unixepoch();
 CREATE TABLE condemned (key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE INDEX repository_shown ON repository (kind, CASE host WHEN '' THEN name ELSE host || '/' || name END);
 CREATE TABLE account (
     kind        TEXT NOT NULL,
     name        TEXT NOT NULL,

@@ -102,6 +102,9 @@ CREATE TABLE format (
     naru   TEXT NOT NULL
 ) STRICT;
 
+-- Repositories as `_catalog` shows them, in its order.
+CREATE INDEX repository_shown ON repository (kind, CASE host WHEN '' THEN name ELSE host || '/' || name END);
+
 -- Who may do what.
 CREATE TABLE account (
     kind        TEXT NOT NULL,       -- token or user
