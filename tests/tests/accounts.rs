@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use journeys::image::{Image, application};
-use journeys::{Folder, Naru, Need, Outcome, find, http, journey};
+use journeys::{Dockerd, Folder, Naru, Need, Outcome, find, http, journey, run};
 use serde_json::Value;
 
 const NEEDS: &[Need] =
@@ -187,6 +187,80 @@ fn people_have_passwords_and_a_kill_takes_no_account_back() {
         naru.ok(["user", "rm", "alice"])?;
         let nowhere = Naru::new(folder, "nowhere")?;
         ensure!(!nowhere.run(["token", "ls"])?.status.success());
+        Ok(())
+    });
+}
+
+#[test]
+fn docker_logs_in_with_a_token_and_pushes_where_it_may() {
+    const NEEDS: &[Need] = &[Need::Program("dockerd"), Need::Program("docker"), Need::Program("tar")];
+    journey("docker_logs_in_with_a_token_and_pushes_where_it_may", NEEDS, |folder| {
+        let naru = Naru::new(folder, "naru")?;
+        std::fs::create_dir_all(naru.store())?;
+        std::fs::write(naru.store().join("serve.yaml"), "anonymous: false\n")?;
+        let serving = naru.serve(&[])?;
+        let host = serving.address();
+        let dockerd = Dockerd::start(folder, &format!("http://{host}"))?;
+        let (marker, archive) = (folder.write("layer/marker", "own")?, folder.join("layer.tar"));
+        let inside = marker.parent().context("a folder")?.to_owned();
+        let (tar, from) = (archive.display().to_string(), inside.display().to_string());
+        run("tar", ["-cf", &tar, "-C", &from, "marker"])?;
+        let (team, other) = (format!("{host}/team/app:1"), format!("{host}/other/app:1"));
+        for name in [&team, &other] {
+            dockerd.docker(&["import", &tar, name])?;
+        }
+        ensure!(dockerd.docker(&["push", &team]).is_err(), "nobody may push");
+        let wrong = dockerd.docker(&["login", "--username", "x", "--password", "wrong", host]);
+        ensure!(wrong.is_err(), "a wrong word was taken");
+        let word = naru.ok(["token", "add", "ci", "--scope", "read:team/*,write:team/*"])?.stdout.trim().to_owned();
+        dockerd.docker(&["login", "--username", "x", "--password", &word, host])?;
+        dockerd.docker(&["push", &team])?;
+        ensure!(dockerd.docker(&["push", &other]).is_err(), "only team is its own");
+        dockerd.docker(&["image", "rm", &team])?;
+        dockerd.docker(&["pull", &team])?;
+        naru.ok(["token", "rm", "ci"])?;
+        dockerd.docker(&["image", "rm", &team])?;
+        ensure!(dockerd.docker(&["pull", &team]).is_err(), "the token was removed");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_client_certificate_is_an_account() {
+    const NEEDS: &[Need] = &[Need::Program("skopeo"), Need::Program("openssl"), Need::Program("docker-registry")];
+    journey("a_client_certificate_is_an_account", NEEDS, |folder| {
+        let layout = layout(folder, &application(folder, "app")?)?;
+        let openssl = |arguments: &[&str]| -> Result<()> {
+            let mut command = Command::new(find("openssl").context("openssl is not here")?);
+            Outcome::of(command.args(arguments).current_dir(folder.path()))?.ok("openssl").map(drop)
+        };
+        let new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+        let subject = |name: &'static str| ["-subj", name];
+        openssl(&[&new[..], &subject("/CN=clients"), &["-keyout", "ca.key", "-out", "ca.pem"]].concat())?;
+        folder.make("certificates")?;
+        let signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "basicConstraints=CA:FALSE"];
+        let to = ["-keyout", "certificates/client.key", "-out", "certificates/client.cert"];
+        openssl(&[&new[..], &subject("/CN=node"), &signed, &to].concat())?;
+
+        let naru = Naru::new(folder, "naru")?;
+        std::fs::create_dir_all(naru.store())?;
+        let configuration = format!("anonymous: false\nclient_ca: {}\n", folder.join("ca.pem").display());
+        std::fs::write(naru.store().join("serve.yaml"), configuration)?;
+        let serving = naru.serve(&[])?;
+        let ca = serving.ca(folder)?;
+        std::fs::copy(ca, folder.join("certificates/ca.crt"))?;
+        let place = folder.join("certificates").display().to_string();
+        let (from, to) = (format!("oci:{}:it", layout.display()), format!("docker://{}/team/app:1", serving.address()));
+        let copy = ["copy", "--all", "--dest-cert-dir", &place, "--dest-no-creds", &from, &to];
+        ensure!(!skopeo(folder, &copy)?.status.success(), "it is nobody's yet");
+        let file = folder.join("certificates/client.cert").display().to_string();
+        naru.ok(["user", "add", "node", "--scope", "read:team/*,write:team/*", "--certificate", &file])?;
+        let pushed = skopeo(folder, &copy)?;
+        ensure!(pushed.status.success(), "{}", pushed.stderr);
+        let inspect = ["inspect", "--raw", "--cert-dir", &place, "--no-creds", &to];
+        ensure!(skopeo(folder, &inspect)?.status.success());
+        naru.ok(["user", "rm", "node"])?;
+        ensure!(!skopeo(folder, &inspect)?.status.success(), "the account was removed");
         Ok(())
     });
 }

@@ -149,6 +149,15 @@ fn exit(cause: &(dyn Error + 'static)) -> Option<Exit> {
             _ => None,
         };
     }
+    if let Some(error) = cause.downcast_ref::<serve::Error>() {
+        return match error {
+            serve::Error::AccountName(_)
+            | serve::Error::Password(_)
+            | serve::Error::Htpasswd { .. }
+            | serve::Error::Fingerprint(_) => Some(Exit::Usage),
+            _ => None,
+        };
+    }
     if let Some(error) = cause.downcast_ref::<bundle::Error>() {
         return match error {
             bundle::Error::Signature { .. } | bundle::Error::Untrusted { .. } | bundle::Error::Unsigned { .. } => {

@@ -132,7 +132,8 @@ impl Error {
             }
             Self::Listen { .. } => "name an address of this machine, as 0.0.0.0:5000, with --listen".to_owned(),
             Self::Certificate { .. } => {
-                "give a PEM chain with --cert and its unencrypted PEM key with --key, or neither: naru makes its own"
+                "give a PEM chain with --cert and its unencrypted PEM key with --key, or neither: naru makes its own; \
+                 `client_ca` is a PEM file of the CAs that sign clients' certificates"
                     .to_owned()
             }
             Self::Authority(_) => {
@@ -147,6 +148,9 @@ impl Error {
                 format!("`naru {kind} rm {name}` ends it; or choose another name")
             }
             Self::NoAccount { kind, .. } => format!("`naru {kind} ls` lists those there are"),
+            Self::Fingerprint(_) => {
+                "`openssl x509 -noout -fingerprint -sha256 -in FILE` prints it, or name the file".to_owned()
+            }
             Self::Htpasswd { .. } => {
                 "nothing was taken over; bcrypt is (`htpasswd -B`): leave that line out, and give its user a password here \
                  with `naru user add`"

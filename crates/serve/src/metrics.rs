@@ -176,7 +176,7 @@ impl Metrics {
     }
 
     /// Prometheus' text format, version 0.0.4.
-    pub(crate) fn render(&self, usage: &Usage) -> String {
+    pub(crate) fn render(&self, usage: Option<&Usage>) -> String {
         let mut text = String::new();
         let mut family = |name: &str, kind: &str, help: &str, values: &[(String, u64)]| {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -229,11 +229,13 @@ impl Metrics {
             "Lines that the access log could not take.",
             &one(&self.log_dropped),
         );
-        family("naru_store_repositories", "gauge", "Repositories.", &value(usage.repositories));
-        family("naru_store_entries", "gauge", "Entries.", &value(usage.entries));
-        family("naru_store_manifests", "gauge", "Manifests.", &value(usage.manifests));
-        family("naru_store_blobs", "gauge", "Blobs.", &value(usage.blobs));
-        family("naru_store_bytes", "gauge", "Bytes of the blobs.", &value(usage.bytes));
+        if let Some(usage) = usage {
+            family("naru_store_repositories", "gauge", "Repositories.", &value(usage.repositories));
+            family("naru_store_entries", "gauge", "Entries.", &value(usage.entries));
+            family("naru_store_manifests", "gauge", "Manifests.", &value(usage.manifests));
+            family("naru_store_blobs", "gauge", "Blobs.", &value(usage.blobs));
+            family("naru_store_bytes", "gauge", "Bytes of the blobs.", &value(usage.bytes));
+        }
         text
     }
 }
@@ -249,7 +251,7 @@ mod tests {
         metrics.request(Route::Other, 599);
         metrics.request(Route::Other, 999);
         metrics.sent(7);
-        let text = metrics.render(&Usage { bytes: 9, ..Usage::default() });
+        let text = metrics.render(Some(&Usage { bytes: 9, ..Usage::default() }));
         assert!(text.contains("naru_http_requests_total{route=\"manifest\",status=\"200\"} 1\n"), "{text}");
         assert!(text.contains("naru_http_requests_total{route=\"other\",status=\"599\"} 2\n"));
         assert!(text.contains("\nnaru_http_sent_bytes_total 7\n") && text.contains("\nnaru_store_bytes 9\n"));

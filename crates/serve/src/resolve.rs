@@ -177,7 +177,7 @@ async fn has(site: &Site, repository: &Repository, sought: Sought<'_>) -> Result
         Sought::Blob(digest) => stock.granted_blob(repository, digest).await?.is_some(),
         Sought::Referrers(subject) => {
             stock.granted_manifest(repository, subject).await?.is_some()
-                || !stock.referrers(repository, subject).await?.is_empty()
+                || !stock.referrers_after(repository, subject, None, None).await?.0.is_empty()
         }
         Sought::Anything => stock.shows_anything(repository).await?,
     })
@@ -253,7 +253,9 @@ async fn by_referrer(
     let mut found = None;
     for host in std::iter::once("").chain(known.images.iter().map(String::as_str)) {
         let repository = Repository::image(host, name);
-        if !call.may_read(&repository) || call.site.stock().referrers(&repository, subject).await?.is_empty() {
+        if !call.may_read(&repository)
+            || call.site.stock().referrers_after(&repository, subject, None, None).await?.0.is_empty()
+        {
             continue;
         }
         if found.replace(repository).is_some() {

@@ -111,7 +111,7 @@ pub struct Usage {
 }
 
 pub(crate) type EntryRow = (String, Vec<u8>, i64, i64, String, String);
-type ReferrerRow = (Vec<u8>, i64, String, Option<String>, Option<String>);
+pub(crate) type ReferrerRow = (Vec<u8>, i64, String, Option<String>, Option<String>);
 type ChangeRow = (String, String, String, String, Option<String>, Option<String>);
 type HitRow = (String, String, String, String, Vec<u8>, i64, i64, String, String);
 
@@ -276,16 +276,7 @@ impl Store {
         .fetch_all(self.db())
         .await
         .map_err(|error| self.failed(error))?;
-        let referrers = found.into_iter().filter_map(|(digest, size, media_type, artifact_type, annotations)| {
-            Some(Referrer {
-                digest: Digest::from_bytes(&digest)?,
-                size: size.cast_unsigned(),
-                media_type,
-                artifact_type,
-                annotations: annotations.and_then(|text| serde_json::from_str(&text).ok()),
-            })
-        });
-        Ok(referrers.collect())
+        Ok(found.into_iter().filter_map(referrer_of).collect())
     }
 
     /// What a manifest points at.
@@ -496,6 +487,16 @@ fn write_document<'a>(name: &'a str, bytes: Option<&'a [u8]>) -> Query<'a, Sqlit
 
 fn stored(digest: &Digest, (bytes, media_type, complete): (Vec<u8>, String, bool)) -> StoredManifest {
     StoredManifest { digest: *digest, bytes: bytes.into(), media_type, complete }
+}
+
+pub(crate) fn referrer_of((digest, size, media_type, artifact_type, annotations): ReferrerRow) -> Option<Referrer> {
+    Some(Referrer {
+        digest: Digest::from_bytes(&digest)?,
+        size: size.cast_unsigned(),
+        media_type,
+        artifact_type,
+        annotations: annotations.and_then(|text| serde_json::from_str(&text).ok()),
+    })
 }
 
 pub(crate) fn repository_of(kind: &str, host: String, name: String) -> Option<Repository> {

@@ -91,7 +91,7 @@ impl Proxy {
             for parent in self.store.parents(&digest).await? {
                 let Some(stored) = self.store.granted_manifest(repository, &parent).await? else { continue };
                 let read = parsed(&stored)?;
-                if read.shape == Shape::Index {
+                if read.manifests.iter().any(|child| child.digest == digest) {
                     if !self.is_whole(repository, digest, 0).await? || self.carries(&parent, &digest).await? {
                         continue;
                     }

@@ -175,6 +175,12 @@ async fn what_anybody_may_read_is_said_by_patterns() {
         let text = site.get(path).await.text().await.unwrap();
         assert!(!text.contains("team/closed") && !text.contains("dl.k8s.io"), "{path}: {text}");
     }
+    for (word, seen) in [(&word, false), (&site.server.admin_token().unwrap().to_owned(), true)] {
+        for path in ["/metrics", "/"] {
+            let text = with(&site, Method::GET, path, word).send().await.unwrap().text().await.unwrap();
+            assert_eq!(text.contains("naru_store_blobs") || text.contains(" blobs, "), seen, "{path}");
+        }
+    }
     let found = with(&site, Method::GET, "/?q=closed", &word).send().await.unwrap().text().await.unwrap();
     assert!(found.contains("quay.io/team/closed") && !found.contains("closed.txt"), "{found}");
 }
