@@ -135,7 +135,8 @@ impl<'a> Pulling<'a> {
         let mut blobs: HashMap<Digest, OnceCell<()>> =
             digests.iter().map(|digest| (*digest, OnceCell::new())).collect();
         let there = store.blobs(&digests).await?;
-        store.renew(there.iter().map(|blob| blob.digest)).await?;
+        let here: Vec<Digest> = there.iter().map(|blob| blob.digest).collect();
+        store.renew(here).await?;
         for blob in &there {
             blobs.insert(blob.digest, OnceCell::new_with(Some(())));
             sizes.remove(&blob.digest);
