@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -23,7 +24,39 @@ pub enum Fault {
     Page(&'static str),
     /// So many bytes of the body in a millisecond.
     Slow(u64),
+    /// One more header line.
+    Header(&'static str),
+    /// 200 with this type and body, whatever is there.
+    Says(&'static str, &'static str),
+    /// So many bytes of the body, and the rest when the gate is open.
+    Held(u64, Gate),
 }
+
+/// What an answer waits at.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// Lets everything through from now on.
+    pub fn open(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Waits until it is open.
+    pub fn wait(&self) {
+        while !self.0.load(Ordering::Acquire) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl PartialEq for Gate {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Gate {}
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -122,13 +155,16 @@ fn carry(mut client: TcpStream, to: &str, choose: &Choice, log: &Mutex<Vec<Reque
             }
             return Ok(());
         }
-        Fault::Page(page) => {
-            let length = page.len();
+        Fault::Page(text) | Fault::Says(_, text) => {
+            let length = text.len();
+            let kind = if let Fault::Says(kind, _) = fault { kind } else { "text/html" };
             write!(
                 client,
-                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+                "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
             )?;
-            client.write_all(page.as_bytes())?;
+            if request.method != "HEAD" || fault == Fault::Page(text) {
+                client.write_all(text.as_bytes())?;
+            }
             return Ok(());
         }
         _ => {}
@@ -138,7 +174,8 @@ fn carry(mut client: TcpStream, to: &str, choose: &Choice, log: &Mutex<Vec<Reque
     let asked = asked.collect::<Vec<_>>().join("\r\n");
     write!(server, "{asked}\r\nConnection: close\r\n\r\n")?;
     let Some((head, body)) = read_head(&mut server)? else { return Ok(()) };
-    write!(client, "{head}\r\n\r\n")?;
+    let more = if let Fault::Header(line) = fault { line } else { "" };
+    write!(client, "{head}\r\n{more}\r\n")?;
     pour(body, &mut server, &mut client, &fault)
 }
 
@@ -163,7 +200,7 @@ fn pour(begun: Vec<u8>, server: &mut TcpStream, client: &mut TcpStream, fault: &
     let mut left = if let Fault::Cut(after) = fault { *after } else { u64::MAX };
     let mut piece = begun;
     let mut buffer = vec![0; 1 << 16];
-    let mut first = true;
+    let (mut first, mut sent) = (true, 0);
     loop {
         if *fault == Fault::Flip && first && !piece.is_empty() {
             let middle = piece.len() / 2;
@@ -171,7 +208,17 @@ fn pour(begun: Vec<u8>, server: &mut TcpStream, client: &mut TcpStream, fault: &
             first = false;
         }
         let length = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        client.write_all(&piece[..length])?;
+        if let Fault::Held(after, gate) = fault {
+            let before = usize::try_from(after.saturating_sub(sent)).unwrap_or(usize::MAX).min(length);
+            client.write_all(&piece[..before])?;
+            if before < length {
+                gate.wait();
+            }
+            client.write_all(&piece[before..length])?;
+        } else {
+            client.write_all(&piece[..length])?;
+        }
+        sent += length as u64;
         left -= length as u64;
         if left == 0 {
             client.shutdown(Shutdown::Both)?;

@@ -27,7 +27,7 @@ mod userland;
 
 pub use containerd::{Containerd, Mirror};
 pub use dockerd::Dockerd;
-pub use faulty::{Fault, Faulty, Request};
+pub use faulty::{Fault, Faulty, Gate, Request};
 pub use folder::Folder;
 pub use image::{Image, digest_of};
 pub use journey::{Need, journey};

@@ -62,6 +62,21 @@ pub struct Entry {
     pub trust: Trust,
 }
 
+/// What the origin of an entry begins with that a server's proxy gathered.
+const GATHERED: &str = "proxy ";
+
+impl Entry {
+    /// The origin of an entry that a server's proxy gathered for somebody who asked for `reference`.
+    pub fn gathered(reference: &str) -> String {
+        format!("{GATHERED}{reference}")
+    }
+
+    /// Whether a server's proxy gathered it, and no packing list asked for it.
+    pub fn is_gathered(&self) -> bool {
+        self.origin.starts_with(GATHERED)
+    }
+}
+
 /// Whether this may be the path of a file entry: relative, `/`-separated, no empty, `.` or `..` segment, no
 /// control characters and no backslash, at most 1 024 bytes.
 pub fn valid_path(path: &str) -> bool {

@@ -4,6 +4,8 @@
 //! `oci-spec`'s types were tried first and fell short: they insist on a config and on layers, which artifact
 //! manifests in the wild (zero layers, no config, ORAS's own shape) do not have.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Digest, Platform, media_type};
@@ -58,6 +60,11 @@ impl Descriptor {
             architecture: raw.architecture.clone(),
             variant: raw.variant.clone().filter(|variant| !variant.is_empty()),
         })
+    }
+
+    /// The platform it is for, unless it is buildkit's `unknown/unknown`, or says nothing.
+    pub fn known_platform(&self) -> Option<Platform> {
+        self.platform().filter(|platform| platform.os != "unknown" && !platform.os.is_empty())
     }
 
     /// Whether its bytes may be absent on purpose: a foreign or non-distributable layer.
@@ -200,6 +207,21 @@ impl Manifest {
     /// Blobs that it needs: config and layers.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         self.config.iter().chain(&self.layers)
+    }
+
+    /// The children of an index that are for the chosen platforms, with what describes those, in its order.
+    pub fn chosen(&self, choose: impl Fn(&Platform) -> bool) -> Vec<&Descriptor> {
+        let is_chosen = |child: &&Descriptor| match (child.platform(), child.known_platform()) {
+            // A child that does not say for what it is may be for anybody; one for `unknown` describes another.
+            (None, _) => true,
+            (Some(_), None) => false,
+            (_, Some(platform)) => choose(&platform),
+        };
+        let chosen: HashSet<Digest> = self.manifests.iter().filter(is_chosen).map(|child| child.digest).collect();
+        let is_carried = |child: &&Descriptor| {
+            chosen.contains(&child.digest) || child.describes().is_some_and(|subject| chosen.contains(&subject))
+        };
+        self.manifests.iter().filter(is_carried).collect()
     }
 
     /// Everything it points at, children and blobs; the subject is not one of them.

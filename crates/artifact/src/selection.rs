@@ -23,6 +23,8 @@ pub struct Wanted {
 pub enum Selection {
     /// Every complete entry.
     All,
+    /// What a server's proxy gathered, and no packing list asked for.
+    Gathered,
     /// These, in this order.
     These(Vec<Wanted>),
 }

@@ -107,12 +107,7 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 /// Files that the list names under `upstreams:` lie beside it; absolute, since the server that holds a store and carries
 /// out its commands runs in another folder.
 fn seen_from(folder: &Path, mut upstreams: Upstreams) -> Upstreams {
-    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-    for upstream in upstreams.0.values_mut() {
-        for path in [&mut upstream.password_file, &mut upstream.ca, &mut upstream.cert, &mut upstream.key] {
-            *path = path.take().map(|path| folder.join(path));
-        }
-    }
+    upstreams.seen_from(&std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()));
     upstreams
 }
 

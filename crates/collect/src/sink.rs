@@ -4,16 +4,10 @@ use std::io;
 
 use artifact::{Digest, Hasher, Progress};
 use bytes::Bytes;
-use store::{BlobWriter, NewBlob, Store};
-use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, spawn_blocking};
+use store::{Incoming, NewBlob, Store};
 use upstream::Sink;
 
-use crate::error::{Error, Result};
-
-/// Pieces that may wait for the disk, a blob. A connection hands out at most some 400 KiB at once (hyper's buffer), so
-/// that all blobs under way hold less than 64 MiB.
-const WAITING: usize = 8;
+use crate::error::Result;
 
 /// Bytes of which only the digest and the length are wanted.
 pub(crate) struct Hashing {
@@ -76,36 +70,23 @@ impl Sink for Memory {
     }
 }
 
-enum Order {
-    Write(Bytes),
-    Restart,
-}
-
-/// A blob on its way into the store. A thread of its own hashes and writes, so that neither holds up the network;
-/// dropped unfinished, what has come stays for the next run.
+/// A blob on its way into the store; dropped unfinished, what has come stays for the next run.
 pub(crate) struct Storing<'a> {
-    len: u64,
-    orders: mpsc::Sender<Order>,
-    thread: JoinHandle<store::Result<BlobWriter>>,
+    incoming: Incoming,
     progress: &'a dyn Progress,
 }
 
 impl<'a> Storing<'a> {
     /// Goes on where an earlier run stopped, or begins.
     pub(crate) async fn open(store: &Store, digest: &Digest, progress: &'a dyn Progress) -> Result<Self> {
-        let (store, digest) = (store.clone(), *digest);
-        let writer = spawn_blocking(move || store.resume(&digest)).await.map_err(Error::thread)??;
-        let len = writer.len();
-        progress.advance(len);
-        let (orders, receiver) = mpsc::channel(WAITING);
-        let thread = spawn_blocking(move || write(writer, receiver));
-        Ok(Self { len, orders, thread, progress })
+        let (incoming, _) = Incoming::resume(store, digest, |_| ()).await?;
+        progress.advance(incoming.len());
+        Ok(Self { incoming, progress })
     }
 
     /// Proves the digest, and makes the blob durable.
     pub(crate) async fn finish(self) -> Result<NewBlob> {
-        let writer = self.put_down().await?;
-        Ok(spawn_blocking(move || writer.finish()).await.map_err(Error::thread)??)
+        Ok(self.incoming.finish().await?)
     }
 
     /// Leaves what has come for the next run.
@@ -113,44 +94,23 @@ impl<'a> Storing<'a> {
     /// # Errors
     /// When it was the store that would take no more.
     pub(crate) async fn stop(self) -> Result<()> {
-        self.put_down().await?.keep();
-        Ok(())
+        Ok(self.incoming.stop().await?)
     }
-
-    /// Waits until everything is written.
-    async fn put_down(self) -> Result<BlobWriter> {
-        let Self { orders, thread, .. } = self;
-        drop(orders);
-        Ok(thread.await.map_err(Error::thread)??)
-    }
-}
-
-fn write(mut writer: BlobWriter, mut orders: mpsc::Receiver<Order>) -> store::Result<BlobWriter> {
-    while let Some(order) = orders.blocking_recv() {
-        match order {
-            Order::Write(bytes) => writer.write(&bytes)?,
-            Order::Restart => writer.restart()?,
-        }
-    }
-    Ok(writer)
 }
 
 impl Sink for Storing<'_> {
     fn len(&self) -> u64 {
-        self.len
+        self.incoming.len()
     }
 
     async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
         let count = bytes.len() as u64;
-        self.orders.send(Order::Write(bytes)).await.map_err(|_| io::Error::other("the store takes no more"))?;
-        self.len += count;
+        self.incoming.write(bytes).await?;
         self.progress.advance(count);
         Ok(())
     }
 
     async fn restart(&mut self) -> io::Result<()> {
-        self.orders.send(Order::Restart).await.map_err(|_| io::Error::other("the store takes no more"))?;
-        self.len = 0;
-        Ok(())
+        self.incoming.restart().await
     }
 }

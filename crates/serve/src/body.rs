@@ -15,6 +15,7 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::task::JoinHandle;
 
 use crate::access::Pending;
+use crate::proxy::Growth;
 use crate::sendfile::{self, Mapping, Sending};
 
 /// Bytes of one read. More buys nothing under TLS, whose records have 16 KiB, and a thousand slow clients hold one each.
@@ -37,6 +38,8 @@ pub(crate) struct OpenBlob {
     proof: AtomicU8,
     proving: Mutex<()>,
     mapping: OnceLock<Option<Mapping>>,
+    /// Of a blob that is still on its way here.
+    growth: Option<Arc<Growth>>,
 }
 
 /// What was read, and how far its hash is.
@@ -57,10 +60,23 @@ impl OpenBlob {
         Self::new(digest, pieces, true)
     }
 
+    /// One that is on its way here, unproven: a file that grows.
+    pub(crate) fn growing(digest: Digest, piece: Extent, growth: Arc<Growth>) -> Self {
+        let growing = Self::new(digest, vec![piece], false);
+        growing.proof.store(UNPROVEN, Ordering::Release);
+        Self { growth: Some(growth), ..growing }
+    }
+
+    /// Takes note that all its bytes are there, and right.
+    pub(crate) fn proven(&self) {
+        self.proof.store(RIGHT, Ordering::Release);
+    }
+
     fn new(digest: Digest, pieces: Vec<Extent>, is_on_medium: bool) -> Self {
         let proof = AtomicU8::new(if is_on_medium { UNPROVEN } else { RIGHT });
         let size = pieces.iter().map(|piece| piece.size).sum();
-        Self { digest, size, pieces, is_on_medium, proof, proving: Mutex::default(), mapping: OnceLock::new() }
+        let (proving, mapping) = (Mutex::default(), OnceLock::new());
+        Self { digest, size, pieces, is_on_medium, proof, proving, mapping, growth: None }
     }
 
     fn is_proven(&self) -> bool {
@@ -186,6 +202,8 @@ struct Stretch {
     hasher: Option<Hasher>,
     /// The connection's, when the kernel is to send the bytes itself.
     sending: Option<Arc<Sending>>,
+    /// Of a blob that grows: which of its beginnings the bytes are of that were handed over.
+    since: Option<u64>,
 }
 
 impl Body {
@@ -196,8 +214,10 @@ impl Body {
     /// `length` bytes of a blob from `start`; both inside it.
     pub(crate) fn stretch(blob: Arc<OpenBlob>, start: u64, length: u64) -> Self {
         let end = start.saturating_add(length).min(blob.size);
-        let hasher = (start == 0 && !blob.is_proven()).then(|| Hasher::new(blob.digest.algorithm()));
-        Self::of(Content::Stretch(Stretch { blob, offset: start, end, reading: None, hasher, sending: None }))
+        let is_hashed = start == 0 && !blob.is_proven() && blob.growth.is_none();
+        let hasher = is_hashed.then(|| Hasher::new(blob.digest.algorithm()));
+        let (reading, sending, since) = (None, None, None);
+        Self::of(Content::Stretch(Stretch { blob, offset: start, end, reading, hasher, sending, since }))
     }
 
     /// Has the kernel send a stretch of a file itself, over the connection that this belongs to.
@@ -277,8 +297,14 @@ impl http_body::Body for Body {
 impl Stretch {
     /// From the page cache where the bytes are, without a change of thread; else a blocking thread fetches them.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        if self.reading.is_none() && !self.blob.is_proven() {
-            self.begin_unproven();
+        if self.reading.is_none() {
+            match &self.blob.growth {
+                Some(growth) if !self.blob.is_proven() => self.begin_growing(Arc::clone(growth)),
+                // It is whole now; what was handed over must have been of the same.
+                Some(growth) => self.since.map_or(Ok(()), |since| growth.is_same(since))?,
+                None if !self.blob.is_proven() => self.begin_unproven(),
+                None => {}
+            }
         }
         if let Some(sending) = self.sending.as_ref().filter(|_| self.reading.is_none()) {
             if sendfile::is_cached(&self.blob, self.offset, self.end) {
@@ -361,6 +387,22 @@ impl Stretch {
                 None => blob.prove()?,
             }
             Ok((buffer.into(), None))
+        }));
+    }
+
+    /// Has the next bytes read when they have come.
+    fn begin_growing(&mut self, growth: Arc<Growth>) {
+        let (blob, offset, end) = (Arc::clone(&self.blob), self.offset, self.end);
+        let since = *self.since.get_or_insert_with(|| growth.beginnings());
+        self.reading = Some(tokio::spawn(async move {
+            let until = growth.reach(offset, Some(since)).await?.min(end).min(offset + CHUNK as u64);
+            let read = tokio::task::spawn_blocking(move || {
+                let mut buffer = vec![0; usize::try_from(until - offset).unwrap_or_default()];
+                blob.read_exact(&mut buffer, offset)?;
+                growth.is_same(since)?;
+                Ok((buffer.into(), None))
+            });
+            read.await?
         }));
     }
 

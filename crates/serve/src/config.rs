@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use artifact::{Pattern, normalise_host, valid_name};
 use serde::Deserialize;
+use upstream::{Surroundings, Upstreams};
 
+use crate::proxy::Policies;
 use crate::{Error, Result};
 
 /// The server's configuration; flags of `naru serve` stand above it.
@@ -41,11 +43,18 @@ pub struct Config {
     pub plain_auth: bool,
     /// Where a line for each request goes: a file, or `-` for standard output (default: nowhere).
     pub access_log: Option<PathBuf>,
+    /// How upstreams are reached, and which of them are asked for what is not here (`proxy`).
+    pub upstreams: Upstreams,
+    /// Opens no connection to any upstream, whatever `upstreams` says.
+    pub offline: bool,
     /// Connections at a time (default 10 000).
     pub connections: usize,
     /// How long clients may take; no key of the file.
     #[serde(skip)]
     pub patience: Patience,
+    /// What is outside of the file and counts for upstreams; no key of it.
+    #[serde(skip)]
+    pub surroundings: Surroundings,
 }
 
 /// What anybody may read: everything, nothing, or the repositories of some patterns.
@@ -97,8 +106,11 @@ impl Default for Config {
             audit: None,
             plain_auth: false,
             access_log: None,
+            upstreams: Upstreams::default(),
+            offline: false,
             connections: 10_000,
             patience: Patience::default(),
+            surroundings: Surroundings::default(),
         }
     }
 }
@@ -117,6 +129,8 @@ pub(crate) struct Settings {
     pub(crate) plain_auth: bool,
     /// The server's own names with their ports, normalised.
     pub(crate) own: BTreeSet<String>,
+    /// Who is asked for what is not here.
+    pub(crate) upstreams: Policies,
 }
 
 fn pattern(text: &str) -> Result<Pattern> {
@@ -153,12 +167,16 @@ impl Settings {
                 own.extend(normalise_host(&format!("{bracketed}:{port}")));
             }
         }
+        let is_offline = config.offline || config.surroundings.offline;
+        let upstreams = config.upstreams.clone().checked()?;
+        let upstreams = if is_offline { Policies::default() } else { Policies::new(&upstreams) };
         let anonymous = match &config.anonymous {
             Anonymous::All(true) => vec![Pattern::everything()],
             Anonymous::All(false) => Vec::new(),
             Anonymous::Matching(patterns) => patterns.iter().map(|text| pattern(text)).collect::<Result<_>>()?,
         };
-        Ok(Self { aliases, namespaces, order, anonymous, plain_auth: config.plain_auth, own })
+        let plain_auth = config.plain_auth;
+        Ok(Self { aliases, namespaces, order, anonymous, plain_auth, own, upstreams })
     }
 
     /// The one name of a host.

@@ -35,6 +35,8 @@ pub(crate) struct Thing {
 pub(crate) enum Source {
     Memory(Bytes),
     File(Arc<OpenBlob>),
+    /// So many bytes that are not here: for HEAD.
+    Elsewhere(u64),
 }
 
 impl Source {
@@ -42,6 +44,7 @@ impl Source {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
             Self::File(blob) => blob.size,
+            Self::Elsewhere(size) => *size,
         }
     }
 }
@@ -56,7 +59,7 @@ impl Thing {
         headers.insert(CONTENT_TYPE, kind);
         headers.insert(CONTENT_LENGTH, bytes.len().into());
         headers.insert(ETAG, etag.clone());
-        if matches!(bytes, Source::File(_)) {
+        if matches!(bytes, Source::File(_) | Source::Elsewhere(_)) {
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
         Self { digest, bytes, headers, etag }
@@ -106,6 +109,7 @@ impl Thing {
         }
         match &self.bytes {
             Source::Memory(bytes) => *response.body_mut() = bytes.clone().into(),
+            Source::Elsewhere(_) => {}
             Source::File(blob) => match self.asked(request) {
                 Asked::Whole => *response.body_mut() = Body::stretch(Arc::clone(blob), 0, blob.size),
                 Asked::Part { start, length } => {
@@ -133,7 +137,7 @@ impl Thing {
 
     fn damage(&self) -> Option<std::io::Error> {
         match &self.bytes {
-            Source::Memory(_) => None,
+            Source::Memory(_) | Source::Elsewhere(_) => None,
             Source::File(blob) => blob.damage(),
         }
     }

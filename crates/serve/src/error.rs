@@ -109,6 +109,9 @@ pub enum Error {
     /// The system's source of randomness failed.
     #[error("the system gives no random bytes")]
     Random,
+    /// The section `upstreams` cannot be used.
+    #[error("the server's configuration: {0}")]
+    Upstream(#[from] upstream::Error),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -154,6 +157,7 @@ impl Error {
                     .to_owned()
             }
             Self::Store(error) => return error.hint(),
+            Self::Upstream(error) => return error.hint(),
             _ => return None,
         })
     }

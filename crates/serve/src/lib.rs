@@ -3,7 +3,7 @@
 //!
 //! A connection begins in `listener`, which tells TLS from plain HTTP. Each request makes one pass: `auth` tells who,
 //! `router` what is asked (seven spellings, one meaning), `resolve` which repository is meant, and `registry`, `files`
-//! or `page` answers. What was asked in the same words before, and is still true, is answered by `site` from memory.
+//! or `page` answers; what is not here `proxy` may fetch. What was asked in the same words before, and is still true, is answered by `site` from memory.
 //!
 //! Only this crate knows HTTP's statuses; a `refusal` is the one way to say no.
 
@@ -41,6 +41,7 @@ mod body;
 mod content;
 mod files;
 mod page;
+mod proxy;
 mod range;
 mod refusal;
 mod registry;

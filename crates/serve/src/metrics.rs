@@ -56,6 +56,25 @@ impl Route {
     }
 }
 
+/// What became of what was asked of a repository whose upstream is asked for what is not here; labels of
+/// `naru_proxy_requests_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proxied {
+    /// A tag that is here, and news of it was not wanted or not other.
+    Hit,
+    /// It came from the upstream.
+    Miss,
+    /// A tag that is here, because its upstream gave no news.
+    Stale,
+    /// It could not be had.
+    Failed,
+}
+
+impl Proxied {
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Hit, "hit"), (Self::Miss, "miss"), (Self::Stale, "stale"), (Self::Failed, "failed")];
+}
+
 /// Statuses from 100 to 599.
 const STATUSES: usize = 500;
 
@@ -71,6 +90,10 @@ pub(crate) struct Metrics {
     log_dropped: AtomicU64,
     connections: AtomicU64,
     open: AtomicU64,
+    proxied: [AtomicU64; Proxied::ALL.len()],
+    upstream_requests: AtomicU64,
+    upstream_failures: AtomicU64,
+    upstream_bytes: AtomicU64,
 }
 
 impl Default for Metrics {
@@ -85,6 +108,10 @@ impl Default for Metrics {
             log_dropped: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             open: AtomicU64::new(0),
+            proxied: Default::default(),
+            upstream_requests: AtomicU64::new(0),
+            upstream_failures: AtomicU64::new(0),
+            upstream_bytes: AtomicU64::new(0),
         }
     }
 }
@@ -130,6 +157,24 @@ impl Metrics {
         self.open.fetch_sub(1, Relaxed);
     }
 
+    pub(crate) fn proxied(&self, what: Proxied) {
+        if let Some(counter) = self.proxied.get(what as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn asked_upstream(&self) {
+        self.upstream_requests.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn upstream_failed(&self) {
+        self.upstream_failures.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn received_from_upstream(&self, bytes: u64) {
+        self.upstream_bytes.fetch_add(bytes, Relaxed);
+    }
+
     /// Prometheus' text format, version 0.0.4.
     pub(crate) fn render(&self, usage: Option<&Usage>) -> String {
         let mut text = String::new();
@@ -164,7 +209,20 @@ impl Metrics {
             "Pulls whose name several upstreams have.",
             &one(&self.ambiguous),
         );
-        family("naru_upstream_requests_total", "counter", "Requests to upstreams.", &value(0));
+        let proxied = Proxied::ALL.map(|(what, name)| {
+            let count = self.proxied.get(what as usize).map_or(0, |counter| counter.load(Relaxed));
+            (format!("{{result=\"{name}\"}}"), count)
+        });
+        family("naru_proxy_requests_total", "counter", "Tags, manifests and blobs asked of the proxy.", &proxied);
+        let (asked, failed) = (one(&self.upstream_requests), one(&self.upstream_failures));
+        family("naru_upstream_requests_total", "counter", "Questions to upstreams.", &asked);
+        family("naru_upstream_failures_total", "counter", "Those that were not answered, or wrongly.", &failed);
+        family(
+            "naru_upstream_received_bytes_total",
+            "counter",
+            "Bytes of upstreams' blobs.",
+            &one(&self.upstream_bytes),
+        );
         family(
             "naru_access_log_dropped_total",
             "counter",
@@ -197,6 +255,8 @@ mod tests {
         assert!(text.contains("naru_http_requests_total{route=\"manifest\",status=\"200\"} 1\n"), "{text}");
         assert!(text.contains("naru_http_requests_total{route=\"other\",status=\"599\"} 2\n"));
         assert!(text.contains("\nnaru_http_sent_bytes_total 7\n") && text.contains("\nnaru_store_bytes 9\n"));
+        assert!(text.contains("naru_proxy_requests_total{result=\"stale\"} 0\n"), "{text}");
+        assert!(Proxied::ALL.iter().enumerate().all(|(index, (what, _))| *what as usize == index));
         assert!(Route::ALL.iter().enumerate().all(|(index, route)| *route as usize == index));
     }
 }

@@ -138,6 +138,11 @@ async fn overview(call: &Call<'_>, text: &mut String) -> Result<(), Refusal> {
          <a href=/setup/podman>podman</a>. The site's CA has the fingerprint <code>{}</code>.</p>",
         escape(&site.certificates.fingerprint())
     );
+    let asked: Vec<String> = site.settings().upstreams.shown().map(|host| escape(&host)).collect();
+    if sees_all && !asked.is_empty() {
+        let _ =
+            writeln!(text, "<p>What is not here is fetched from <code>{}</code>.</p>", asked.join("</code>, <code>"));
+    }
     let ambiguities = if sees_all { site.ambiguities() } else { Vec::new() };
     if !ambiguities.is_empty() {
         text.push_str("<h2>Names that could mean several things</h2>\n<table>\n");

@@ -162,8 +162,8 @@ pub(crate) async fn answer(
             let meant = resolve::to_read(&call, asked, Sought::Anything).await?;
             return lists::tags(&call, asked, &meant, page).await;
         }
-        Operation::Referrers { subject, artifact_type } => {
-            return lists::referrers(&call, asked, subject, artifact_type.as_deref()).await;
+        Operation::Referrers { subject, artifact_type, last } => {
+            return lists::referrers(&call, asked, subject, artifact_type.as_deref(), last.as_ref()).await;
         }
         Operation::DeleteManifest(_) | Operation::DeleteBlob(_) => Verb::Delete,
         Operation::PutManifest(..)

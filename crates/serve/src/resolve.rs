@@ -98,7 +98,7 @@ fn named_host(asked: &Asked, settings: &Settings, known: &Known) -> Option<Strin
         return Some(settings.unalias(ns.clone()));
     }
     let host = asked.host.clone().filter(|host| !settings.own.contains(host))?;
-    Some(settings.unalias(host)).filter(|host| known.images.contains(host))
+    Some(settings.unalias(host)).filter(|host| known.images.contains(host) || settings.upstreams.names(host))
 }
 
 /// The name below `host`: without the host, where a client put it into the path as well; Docker Hub's official
@@ -143,18 +143,23 @@ async fn at_host(
     }
     let meant = Meant { repository: Repository::image(&host, name), namespace: Some(host.clone()) };
     let meant = readable(call, asked, meant, sought)?;
-    if !known.images.contains(&host) {
+    if !is_known(settings, known, &host) {
         let message = format!("there are no images of {host} here (`ns` is a key to look up, and is never dialled)");
         return Err(Refusal::new(StatusCode::NOT_FOUND, "NAME_UNKNOWN", message));
     }
     Ok(meant)
 }
 
+/// Whether there is something of a host, or its upstream is asked.
+fn is_known(settings: &Settings, known: &Known, host: &str) -> bool {
+    known.images.contains(host) || settings.upstreams.of(host).is_some()
+}
+
 /// Rule 3.
 fn by_path(asked: &Asked, settings: &Settings, known: &Known) -> Option<Repository> {
     let (first, rest) = asked.hosted.as_ref()?;
     let host = settings.unalias(first.clone());
-    known.images.contains(&host).then(|| Repository::image(&host, official(&host, rest.clone())))
+    is_known(settings, known, &host).then(|| Repository::image(&host, official(&host, rest.clone())))
 }
 
 /// A first segment that can be nothing but a host: with a dot or a port in it.
@@ -172,7 +177,7 @@ async fn has(site: &Site, repository: &Repository, sought: Sought<'_>) -> Result
         Sought::Blob(digest) => stock.granted_blob(repository, digest).await?.is_some(),
         Sought::Referrers(subject) => {
             stock.granted_manifest(repository, subject).await?.is_some()
-                || !stock.referrers(repository, subject).await?.is_empty()
+                || !stock.referrers_after(repository, subject, None, None).await?.0.is_empty()
         }
         Sought::Anything => stock.shows_anything(repository).await?,
     })
@@ -218,6 +223,14 @@ async fn search(
     if let (Sought::Referrers(subject), true) = (sought, found.is_empty()) {
         found.extend(by_referrer(call, known, name, subject).await?.map(|repository| (repository, None)));
     }
+    if found.is_empty() && matches!(sought, Sought::Manifest(_) | Sought::Blob(_)) {
+        // Who names no host means the first in the order; its upstream may have it.
+        let mut order = settings.order.iter().map(|host| Repository::image(host, official(host, name.clone())));
+        let is_asked = |repository: &Repository| call.may_read(repository) && site.proxied(repository).is_some();
+        if let Some(repository) = order.find(is_asked) {
+            return Ok(repository);
+        }
+    }
     choose(site, settings, name, &found).ok_or_else(|| {
         let missing = || match sought {
             // Of a subject that is nowhere here, the list is empty (`end-12a`).
@@ -240,7 +253,9 @@ async fn by_referrer(
     let mut found = None;
     for host in std::iter::once("").chain(known.images.iter().map(String::as_str)) {
         let repository = Repository::image(host, name);
-        if !call.may_read(&repository) || call.site.stock().referrers(&repository, subject).await?.is_empty() {
+        if !call.may_read(&repository)
+            || call.site.stock().referrers_after(&repository, subject, None, None).await?.0.is_empty()
+        {
             continue;
         }
         if found.replace(repository).is_some() {

@@ -71,7 +71,7 @@ pub(crate) enum Operation {
     /// `end-8`.
     Tags(Page),
     /// `end-12`.
-    Referrers { subject: Digest, artifact_type: Option<String> },
+    Referrers { subject: Digest, artifact_type: Option<String>, last: Option<Digest> },
     /// `end-4a`, `end-4b` (`digest`), `end-4c` (`digest-algorithm`), `end-11` (`mount`, `from`).
     StartUpload { digest: Option<Digest>, algorithm: Option<Algorithm>, mount: Option<Digest>, from: Option<String> },
     /// `end-5`.
@@ -256,6 +256,7 @@ fn registry(
         Tail::Referrers(text) if reading => Operation::Referrers {
             subject: text.parse().map_err(|_| Refusal::digest(text))?,
             artifact_type: parameter(query, "artifactType").filter(|text| !text.is_empty()),
+            last: digest_parameter(query, "last")?,
         },
         Tail::Tags | Tail::Referrers(_) => return Err(Refusal::method("GET, HEAD")),
         Tail::Uploads if *method == Method::POST => Operation::StartUpload {

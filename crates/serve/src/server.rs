@@ -19,6 +19,7 @@ use crate::audit::Audit;
 use crate::auth::{Gate, Passwords};
 use crate::config::Settings;
 use crate::listener::{self, Speaks};
+use crate::proxy::{Policies, Proxy};
 use crate::registry;
 use crate::site::{Addresses, Site};
 use crate::stock::Stock;
@@ -67,7 +68,8 @@ impl Server {
             listener.local_addr().map_err(|source| crate::Error::Listen { address: config.listen, source })
         };
         let addresses = Addresses { main: address(&main)?, plain: plain.as_ref().map(address).transpose()? };
-        let settings = Settings::new(&config, &names, &ports(&addresses))?;
+        let settings = settings(&stock, &config, &names, &addresses)?;
+        let asks = !settings.upstreams.is_empty();
         let (gate, admin_token) = Gate::open(&store).await?;
         let certificates = Arc::new(Certificates::open(&store, &config, names.clone(), now()).await?);
         let log = config.access_log.as_deref().map(Log::open).transpose()?;
@@ -92,6 +94,9 @@ impl Server {
             patience,
             open_files,
         );
+        if asks {
+            site.set_proxy(Some(proxy(&site, &config)?));
+        }
         let mut listeners = vec![(main, Speaks::Both(acceptor))];
         listeners.extend(plain.map(|plain| (plain, Speaks::Plain)));
         Ok(Self {
@@ -206,9 +211,11 @@ impl Server {
     /// As [`Server::bind`]; then everything stays as it was.
     pub async fn reload(&self, config: &Config) -> Result<()> {
         let names = tls::names(config)?;
-        let settings = Settings::new(config, &names, &ports(&self.site.addresses))?;
+        let settings = settings(self.site.stock(), config, &names, &self.site.addresses)?;
         let (gate, _) = Gate::open(self.site.store()).await?;
+        let proxy = if settings.upstreams.is_empty() { None } else { Some(proxy(&self.site, config)?) };
         self.site.certificates.reload(self.site.store(), config, names, now()).await?;
+        self.site.set_proxy(proxy);
         self.site.set(settings, gate);
         Ok(())
     }
@@ -224,6 +231,19 @@ impl Server {
         self.site.certificates.reload_authority(self.site.store(), now()).await?;
         Ok(())
     }
+}
+
+fn settings(stock: &Stock, config: &Config, names: &[String], addresses: &Addresses) -> Result<Settings> {
+    let settings = Settings::new(config, names, &ports(addresses))?;
+    // A bundle that is served where it lies takes nothing in.
+    let upstreams = if stock.is_fixed().is_some() { Policies::default() } else { settings.upstreams };
+    Ok(Settings { upstreams, ..settings })
+}
+
+/// The door to the upstreams.
+fn proxy(site: &Site, config: &Config) -> Result<Arc<Proxy>> {
+    let (upstreams, metrics) = (config.upstreams.clone().checked()?, Arc::clone(&site.metrics));
+    Ok(Arc::new(Proxy::new(site.store().clone(), &upstreams, &config.surroundings, metrics)?))
 }
 
 /// Seconds since 1970.

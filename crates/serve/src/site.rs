@@ -3,8 +3,9 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use artifact::Repository;
 use moka::sync::Cache;
 use store::{Blob, Store};
@@ -16,6 +17,7 @@ use crate::body::OpenBlob;
 use crate::config::{Patience, Settings};
 use crate::content::{Source, Thing};
 use crate::metrics::Metrics;
+use crate::proxy::{Policy, Proxy};
 use crate::refusal::Refusal;
 use crate::registry::Uploads;
 use crate::resolve::{self, Meant};
@@ -34,6 +36,8 @@ pub(crate) struct Site {
     store: Store,
     stock: Stock,
     settings: ArcSwap<Settings>,
+    /// None where nobody is asked for what is not here.
+    proxy: ArcSwapOption<Proxy>,
     known: ArcSwap<Known>,
     warm: Cache<String, Arc<Warm>>,
     /// The store's version that `warm` was last cleared for.
@@ -79,6 +83,8 @@ pub(crate) struct Moment {
 #[derive(Debug)]
 pub(crate) struct Warm {
     moment: Moment,
+    /// An upstream is asked again from then on.
+    until: Option<Instant>,
     pub(crate) meant: Meant,
     pub(crate) thing: Thing,
 }
@@ -111,6 +117,7 @@ impl Site {
             let bytes = match &warm.thing.bytes {
                 Source::Memory(bytes) => u32::try_from(bytes.len()).unwrap_or(u32::MAX),
                 Source::File(_) => open_file,
+                Source::Elsewhere(_) => 0,
             };
             bytes.saturating_add(WARM_OVERHEAD).saturating_add(u32::try_from(key.len()).unwrap_or(u32::MAX))
         };
@@ -118,6 +125,7 @@ impl Site {
             store,
             stock,
             settings: ArcSwap::from_pointee(settings),
+            proxy: ArcSwapOption::empty(),
             known: ArcSwap::from_pointee(Known { version: u64::MAX, ..Known::default() }),
             warm: Cache::builder().weigher(weigh).max_capacity(WARM_BYTES).build(),
             warm_version: AtomicU64::new(0),
@@ -159,6 +167,18 @@ impl Site {
         self.warm.invalidate_all();
     }
 
+    /// Takes the door to the upstreams.
+    pub(crate) fn set_proxy(&self, proxy: Option<Arc<Proxy>>) {
+        self.proxy.store(proxy);
+    }
+
+    /// The door to a repository's upstream, where that may be asked for what is not here.
+    pub(crate) fn proxied(&self, repository: &Repository) -> Option<(Arc<Proxy>, Arc<Policy>)> {
+        let settings = self.settings();
+        let policy = settings.upstreams.of(&repository.host).filter(|policy| policy.permits(&repository.name))?;
+        Some((self.proxy.load_full()?, Arc::clone(policy)))
+    }
+
     /// Takes new secrets.
     pub(crate) fn set_gate(&self, gate: Gate) {
         self.gate.store(Arc::new(gate));
@@ -192,13 +212,26 @@ impl Site {
             self.open.invalidate_all();
             return None;
         }
-        self.warm.get(key).filter(|warm| warm.moment == moment)
+        let is_good = |warm: &Arc<Warm>| warm.until.is_none_or(|until| Instant::now() < until);
+        self.warm.get(key).filter(|warm| warm.moment == moment).filter(is_good)
     }
 
     /// Remembers an answer whose finding began at `moment`.
     pub(crate) fn remember(&self, key: String, moment: Moment, meant: Meant, thing: Thing) {
+        self.remember_until(None, key, moment, meant, thing);
+    }
+
+    /// The same, of what is to be asked for again.
+    pub(crate) fn remember_until(
+        &self,
+        until: Option<Instant>,
+        key: String,
+        moment: Moment,
+        meant: Meant,
+        thing: Thing,
+    ) {
         if moment == self.moment() {
-            self.warm.insert(key, Arc::new(Warm { moment, meant, thing }));
+            self.warm.insert(key, Arc::new(Warm { moment, until, meant, thing }));
         }
     }
 

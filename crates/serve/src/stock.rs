@@ -158,6 +158,27 @@ impl Stock {
         }
     }
 
+    /// Some of them, after `after` in the order of digests, of one artifact type where it is told; and whether there are
+    /// more.
+    pub(crate) async fn referrers_after(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        after: Option<&Digest>,
+    ) -> Result<(Vec<Referrer>, bool), Refusal> {
+        match self {
+            Self::Store(store) => Ok(store.referrers_after(repository, subject, artifact_type, after).await?),
+            Self::Shelf(_) => {
+                let mut all = self.referrers(repository, subject).await?;
+                all.retain(|referrer| {
+                    artifact_type.is_none_or(|wanted| referrer.artifact_type.as_deref() == Some(wanted))
+                });
+                Ok((all, false))
+            }
+        }
+    }
+
     /// The manifest of this repository that names something that this repository may not show, and whether that is a
     /// manifest. Whether the store has it for another repository is not looked at: who pushes an index that names it must
     /// not learn that.

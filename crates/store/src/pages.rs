@@ -2,8 +2,8 @@
 
 use artifact::{Digest, Entry, Kind, Repository};
 
-use crate::read::{EntryRow, entry_of_row, repository_of};
-use crate::{Result, Store};
+use crate::read::{EntryRow, ReferrerRow, entry_of_row, referrer_of, repository_of};
+use crate::{Referrer, Result, Store};
 
 const ENTRIES: &str = "SELECT entry.name, digest, size, seen, origin, trust FROM entry JOIN repository ON repository.id = repository \
      WHERE kind = $1 AND host = $2 AND repository.name = $3 AND entry.name > $4 ORDER BY entry.name LIMIT $5";
@@ -11,9 +11,13 @@ const ENTRIES: &str = "SELECT entry.name, digest, size, seen, origin, trust FROM
 const REPOSITORIES: &str = "SELECT kind, host, name FROM repository WHERE ($1 = '' OR kind = $1) AND (kind, host, name) > ($2, $3, $4) \
      ORDER BY kind, host, name LIMIT $5";
 
-/// In the very words of the index `repository_shown`: in others, SQLite would sort them all for each page.
+/// In the very words of the index `repository_shown`: in others, SQLite would sort them all for each page. A repository of
+/// which all was deleted keeps its row, for the history, and is not listed.
 const NAMES: &str = "SELECT DISTINCT CASE host WHEN '' THEN name ELSE host || '/' || name END FROM repository \
-     WHERE kind = $1 AND CASE host WHEN '' THEN name ELSE host || '/' || name END > $2 \
+     WHERE kind = $1 AND CASE host WHEN '' THEN name ELSE host || '/' || name END > $2 AND ( \
+     EXISTS (SELECT 1 FROM entry WHERE repository = id) OR \
+     EXISTS (SELECT 1 FROM repository_manifest WHERE repository = id) OR \
+     EXISTS (SELECT 1 FROM repository_blob WHERE repository = id)) \
      ORDER BY CASE host WHEN '' THEN name ELSE host || '/' || name END LIMIT $3";
 
 /// From each host to the next: a million repositories of ten hosts are ten steps.
@@ -30,7 +34,58 @@ const SHOWS: &str = "SELECT EXISTS (SELECT 1 FROM repository WHERE kind = $1 AND
 const SHOWING: &str = "SELECT kind, host, name FROM repository_blob JOIN repository ON id = repository \
      WHERE digest = $1 AND +kind = 'image' ORDER BY repository LIMIT $2";
 
+/// Descriptors in one page of referrers.
+const REFERRERS: u32 = 1000;
+/// Bytes of annotations in one: each manifest may bring 4 MiB of them.
+const ANNOTATIONS: i64 = 4 * 1024 * 1024;
+
+/// Their order, and how much each brings, before any of it is read.
+const REFERRING: &str = "SELECT digest, coalesce(length(annotations), 0) FROM manifest \
+     JOIN repository_manifest USING (digest) JOIN repository ON repository.id = repository \
+     WHERE subject = $1 AND complete = 1 AND kind = $2 AND host = $3 AND name = $4 \
+     AND ($5 IS NULL OR artifact_type = $5) AND digest > $6 ORDER BY digest LIMIT $7";
+
 impl Store {
+    /// What refers to `subject` in this repository, after `after` in the order of digests, and whether there is more;
+    /// with an artifact type, of that alone.
+    pub async fn referrers_after(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        after: Option<&Digest>,
+    ) -> Result<(Vec<Referrer>, bool)> {
+        let listed: Vec<(Vec<u8>, i64)> = sqlx::query_as(REFERRING)
+            .bind(subject.as_bytes())
+            .bind(repository.kind.as_str())
+            .bind(&repository.host)
+            .bind(&repository.name)
+            .bind(artifact_type)
+            .bind(after.map_or(&[][..], Digest::as_bytes))
+            .bind(i64::from(REFERRERS) + 1)
+            .fetch_all(self.db())
+            .await
+            .map_err(|error| self.failed(error))?;
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        for (digest, length) in &listed {
+            bytes += length;
+            if !found.is_empty() && (bytes > ANNOTATIONS || found.len() == REFERRERS as usize) {
+                return Ok((found, true));
+            }
+            // One that was deleted meanwhile is not there.
+            found.extend(self.referrer(digest).await?);
+        }
+        Ok((found, false))
+    }
+
+    async fn referrer(&self, digest: &[u8]) -> Result<Option<Referrer>> {
+        let row =
+            "SELECT digest, length(bytes), media_type, artifact_type, annotations FROM manifest WHERE digest = $1";
+        let row: Option<ReferrerRow> =
+            sqlx::query_as(row).bind(digest).fetch_optional(self.db()).await.map_err(|error| self.failed(error))?;
+        Ok(row.and_then(referrer_of))
+    }
+
     /// Entries whose names sort (bytewise) after `after`, at most `limit`.
     pub async fn entries(&self, repository: &Repository, after: &str, limit: u32) -> Result<Vec<Entry>> {
         let found: Vec<EntryRow> = sqlx::query_as(ENTRIES)

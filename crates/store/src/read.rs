@@ -111,7 +111,7 @@ pub struct Usage {
 }
 
 pub(crate) type EntryRow = (String, Vec<u8>, i64, i64, String, String);
-type ReferrerRow = (Vec<u8>, i64, String, Option<String>, Option<String>);
+pub(crate) type ReferrerRow = (Vec<u8>, i64, String, Option<String>, Option<String>);
 type ChangeRow = (String, String, String, String, Option<String>, Option<String>);
 type HitRow = (String, String, String, String, Vec<u8>, i64, i64, String, String);
 
@@ -153,6 +153,24 @@ impl Store {
         .await
         .map_err(|error| self.failed(error))?;
         Ok(found.map(|(size, key)| Blob { digest: *digest, size: size.cast_unsigned(), key }))
+    }
+
+    /// A blob that some image repository of this host may show, unless its bytes were lost.
+    ///
+    /// # Errors
+    /// When the catalog does not answer.
+    pub async fn blob_of_host(&self, host: &str, digest: &Digest) -> Result<Option<Blob>> {
+        let found: Option<(i64, String)> = sqlx::query_as(
+            "SELECT size, key FROM blob JOIN repository_blob USING (digest) JOIN repository ON repository.id = repository \
+             WHERE digest = $1 AND kind = 'image' AND host = $2 LIMIT 1",
+        )
+        .bind(digest.as_bytes())
+        .bind(host)
+        .fetch_optional(self.db())
+        .await
+        .map_err(|error| self.failed(error))?;
+        let named = found.map(|(size, key)| Blob { digest: *digest, size: size.cast_unsigned(), key });
+        Ok(named.filter(|blob| self.holds(blob)))
     }
 
     /// Opens a blob's bytes for reading.
@@ -258,16 +276,7 @@ impl Store {
         .fetch_all(self.db())
         .await
         .map_err(|error| self.failed(error))?;
-        let referrers = found.into_iter().filter_map(|(digest, size, media_type, artifact_type, annotations)| {
-            Some(Referrer {
-                digest: Digest::from_bytes(&digest)?,
-                size: size.cast_unsigned(),
-                media_type,
-                artifact_type,
-                annotations: annotations.and_then(|text| serde_json::from_str(&text).ok()),
-            })
-        });
-        Ok(referrers.collect())
+        Ok(found.into_iter().filter_map(referrer_of).collect())
     }
 
     /// What a manifest points at.
@@ -478,6 +487,16 @@ fn write_document<'a>(name: &'a str, bytes: Option<&'a [u8]>) -> Query<'a, Sqlit
 
 fn stored(digest: &Digest, (bytes, media_type, complete): (Vec<u8>, String, bool)) -> StoredManifest {
     StoredManifest { digest: *digest, bytes: bytes.into(), media_type, complete }
+}
+
+pub(crate) fn referrer_of((digest, size, media_type, artifact_type, annotations): ReferrerRow) -> Option<Referrer> {
+    Some(Referrer {
+        digest: Digest::from_bytes(&digest)?,
+        size: size.cast_unsigned(),
+        media_type,
+        artifact_type,
+        annotations: annotations.and_then(|text| serde_json::from_str(&text).ok()),
+    })
 }
 
 pub(crate) fn repository_of(kind: &str, host: String, name: String) -> Option<Repository> {

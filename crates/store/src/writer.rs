@@ -101,6 +101,14 @@ impl BlobWriter {
         Ok(())
     }
 
+    /// Its file, to read what was written so far; it stays readable wherever the blob goes.
+    ///
+    /// # Errors
+    /// When it cannot be opened a second time.
+    pub fn reader(&self) -> Result<File> {
+        File::open(&self.path).map_err(Error::io(&self.path))
+    }
+
     /// Begins again from nothing (the upstream would not continue where we were).
     pub fn restart(&mut self) -> Result<()> {
         self.file.set_len(0).map_err(Error::io(&self.path))?;

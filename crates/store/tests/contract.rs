@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use artifact::{Digest, Kind, Repository, Silent, media_type};
+use artifact::{Algorithm, Digest, Kind, Repository, Silent, media_type};
 use bytes::Bytes;
 use given::{SHARED, cause, entry, files, for_each_store, index, manifest, open, put};
 use store::{Change, Error, Finding, Store};
@@ -676,6 +676,96 @@ async fn documents_are_made_once() {
         assert_eq!(store.documents("site/").await.unwrap(), ["site/ca"]);
         store.set_document("site/ca", None).await.unwrap();
         assert_eq!(store.document("site/ca").await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_is_its_repositorys_and_outlives_its_process() {
+    for_each_store(async |folder| {
+        let (ours, other) = (Repository::image("", "app"), Repository::image("quay.io", "app"));
+        let bytes = b"what a client sends in two pieces";
+        let store = open(&folder).await;
+        let (id, mut writer) = store.begin_upload(&ours, Algorithm::Sha256).unwrap();
+        writer.write(&bytes[..10]).unwrap();
+        writer.sync().unwrap();
+        drop(writer);
+        store.close().await;
+        drop(store);
+
+        let store = open(&folder).await;
+        for id in [id.to_uppercase(), format!("{id}/../{id}"), "../naru.db".to_owned(), String::new()] {
+            assert!(store.continue_upload(&id, &ours).unwrap().is_none(), "{id}");
+        }
+        assert!(store.continue_upload(&id, &other).unwrap().is_none());
+        let mut writer = store.continue_upload(&id, &ours).unwrap().unwrap();
+        assert_eq!(writer.len(), 10);
+        writer.write(&bytes[10..]).unwrap();
+        // Told at the end, by another hash than the one that ran along.
+        let name = Digest::by(Algorithm::Sha512, bytes);
+        let blob = writer.finish_as(&name).unwrap();
+        assert_eq!((blob.digest(), blob.size()), (&name, bytes.len() as u64));
+        assert!(store.continue_upload(&id, &ours).unwrap().is_none());
+        let mut change = Change::new();
+        change.blob(Some(&ours), blob);
+        store.apply(change).await.unwrap();
+        assert!(store.granted_blob(&ours, &name).await.unwrap().is_some());
+
+        let (idle, writer) = store.begin_upload(&ours, Algorithm::Sha512).unwrap();
+        drop(writer);
+        let (busy, writer) = store.begin_upload(&ours, Algorithm::Sha256).unwrap();
+        assert!(store.expire_uploads(store.now() - 3600, |_| false).unwrap().is_empty());
+        assert_eq!(store.expire_uploads(store.now() + 3600, |id| id == busy).unwrap(), [idle]);
+        assert_eq!(store.fsck(false, Arc::new(Silent)).await.unwrap().partial, 1);
+        writer.discard();
+        assert!(store.continue_upload(&busy, &ours).unwrap().is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_grant_ends_unless_it_is_needed() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let (ours, other) = (Repository::image("", "app"), Repository::image("", "other"));
+        let (layer, bare) = (Digest::of(b"layer"), Digest::of(b"bare"));
+        let document = manifest(&[b"layer"]);
+        let digest = Digest::of(&document);
+        for repository in [&ours, &other] {
+            let mut change = Change::because(cause("push"));
+            change.blob(Some(repository), put(&store, b"layer")).blob(Some(repository), put(&store, b"bare"));
+            change.manifest(repository, &digest, document.clone(), "", HashSet::new());
+            change.entry(repository, entry("1", digest, 1)).entry(repository, entry("2", digest, 1));
+            store.apply(change).await.unwrap();
+        }
+        let revoke_blob = async |digest: &Digest| {
+            let mut change = Change::new();
+            change.revoke_blob(&ours, digest);
+            store.apply(change).await
+        };
+        assert!(matches!(revoke_blob(&layer).await, Err(Error::Needed { by, .. }) if by == digest));
+        revoke_blob(&bare).await.unwrap();
+        assert!(matches!(revoke_blob(&bare).await, Err(Error::Missing { .. })));
+        assert!(store.granted_blob(&other, &bare).await.unwrap().is_some());
+        // Who counts on it is told when the change is made.
+        let mut change = Change::new();
+        change.require_blob(&ours, &layer).require_blob(&ours, &bare);
+        assert!(matches!(store.apply(change).await, Err(Error::Missing { digest, .. }) if digest == bare));
+
+        let mut change = Change::because(cause("rm"));
+        change.revoke_manifest(&ours, &digest);
+        let applied = store.apply(change).await.unwrap();
+        let gone: Vec<_> = applied.replaced.iter().map(|gone| (gone.name.as_str(), gone.new)).collect();
+        assert_eq!(gone, [("1", None), ("2", None)]);
+        assert!(store.entries(&ours, "", 9).await.unwrap().is_empty());
+        assert_eq!(store.entries(&other, "", 9).await.unwrap().len(), 2);
+        // A state that needs what was deleted cannot be restored, and it says what.
+        let refused = store.restore(applied.generation.unwrap() - 1, true, "test").await;
+        assert!(matches!(refused, Err(Error::Missing { digest: missing, .. }) if missing == digest));
+        revoke_blob(&layer).await.unwrap();
+        assert!(!store.shows_anything(&ours).await.unwrap());
+        assert_eq!(store.repository_names(Kind::Image, "", 9).await.unwrap(), ["other"]);
+        assert!(store.fsck(false, Arc::new(Silent)).await.unwrap().is_clean());
     })
     .await;
 }

@@ -1,15 +1,17 @@
 //! The `upstreams:` section: one struct, in the packing list and in the server's configuration alike.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
 
-use artifact::normalise_host;
+use artifact::{Pattern, Platform, normalise_host};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::transport::host_of;
 use crate::{Error, Result};
 
-/// `upstreams:`, by host (`docker.io`, `localhost:5000`).
+/// `upstreams:`, by host (`docker.io`, `localhost:5000`). For a server's proxy also by pattern: `*.io` stands for every
+/// host below `io`, asked on 443 with the defaults alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Upstreams(pub BTreeMap<String, Upstream>);
@@ -38,6 +40,32 @@ pub struct Upstream {
     /// Where else its bytes may be had, first one first; the upstream itself comes last. A mirror's credentials, CA and
     /// leniency stand under the mirror's own host.
     pub mirrors: Vec<Mirror>,
+    /// What a server does about what it has not; a packing list may leave it standing.
+    pub proxy: Proxying,
+    /// With `proxy: check`: so many seconds a tag is taken for what it was (default 300).
+    pub recheck: Option<u64>,
+    /// With `proxy`: of the requests that the upstream still allows (Docker Hub tells), so many are left to others
+    /// (default 0). Below that nothing new is fetched, and tags stay what they are.
+    pub budget: Option<u64>,
+    /// With `proxy`: the platforms whose images are fetched (default: all). Indexes keep their bytes and digests.
+    pub platforms: Vec<Platform>,
+    /// With `proxy`: repositories that may be fetched, as `library/*` or `corp/**` (default: all).
+    pub allow: Vec<Pattern>,
+    /// With `proxy`: repositories that may not, whatever `allow` says.
+    pub deny: Vec<Pattern>,
+}
+
+/// What a server does about what it has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proxying {
+    /// Nothing: it is not here.
+    #[default]
+    Off,
+    /// Asks the upstream, once: a tag that is here stays what it is.
+    OnMiss,
+    /// Asks the upstream, and from time to time again what a tag is.
+    Check,
 }
 
 /// A mirror of an upstream. The path of its URL tells its shape: none, and the mirror has everything under the
@@ -64,7 +92,7 @@ pub enum MirrorTrust {
 }
 
 /// What surrounds the process: read by `cli` from the environment, so that libraries never touch it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Surroundings {
     /// Credential files of docker and podman, first one first; those that do not exist are skipped.
     pub credential_files: Vec<PathBuf>,
@@ -93,18 +121,35 @@ impl std::fmt::Debug for Upstream {
             .field("insecure", &self.insecure)
             .field("concurrency", &self.concurrency)
             .field("mirrors", &self.mirrors)
-            .finish()
+            .field("proxy", &self.proxy)
+            .finish_non_exhaustive()
     }
 }
 
 impl Upstreams {
     /// The section with its hosts in their one spelling, each checked.
-    pub(crate) fn checked(self) -> Result<BTreeMap<String, Upstream>> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the key that cannot be meant.
+    pub fn checked(self) -> Result<Self> {
         let mut by_host = BTreeMap::new();
         for (key, upstream) in self.0 {
             let wrong =
                 |field: &str, why: &str| Error::Config { what: format!("upstreams.{key}{field}"), why: why.to_owned() };
-            let host = normalise_host(&key).ok_or_else(|| wrong("", "not a host, as `registry.example:5000`"))?;
+            let host = match key.strip_prefix("*.") {
+                // Credentials and leniency are for one host; a pattern is for whoever has a name below it.
+                Some(_) if upstream.speaks_for_one() => {
+                    return Err(wrong(
+                        "",
+                        "a pattern has no credentials, certificates, mirrors or leniency of its own",
+                    ));
+                }
+                Some(below) => {
+                    let below = normalise_host(below).filter(|below| !below.contains([':', '[', '*']));
+                    format!("*.{}", below.ok_or_else(|| wrong("", "not a pattern of hosts, as `*.io`"))?)
+                }
+                None => normalise_host(&key).ok_or_else(|| wrong("", "not a host, as `registry.example:5000`"))?,
+            };
             if upstream.cert.is_some() != upstream.key.is_some() {
                 return Err(wrong("", "`cert` and `key` belong together"));
             }
@@ -127,7 +172,40 @@ impl Upstreams {
                 return Err(wrong("", "the same host stands here twice, in two spellings"));
             }
         }
-        Ok(by_host)
+        Ok(Self(by_host))
+    }
+
+    /// Sees relative paths of files from this folder.
+    pub fn seen_from(&mut self, folder: &Path) {
+        for upstream in self.0.values_mut() {
+            for path in [&mut upstream.password_file, &mut upstream.ca, &mut upstream.cert, &mut upstream.key] {
+                *path = path.take().map(|path| folder.join(path));
+            }
+        }
+    }
+
+    /// The hosts that its user named: upstreams and their mirrors.
+    pub(crate) fn named(&self) -> HashSet<String> {
+        let own = self.0.keys().filter(|host| !host.starts_with("*.")).cloned();
+        let mirrors = self.0.values().flat_map(|upstream| &upstream.mirrors);
+        own.chain(mirrors.filter_map(|mirror| Some(host_of(&mirror.address().ok()?)))).collect()
+    }
+}
+
+impl Upstream {
+    /// Whether something in it is meant for one host alone.
+    fn speaks_for_one(&self) -> bool {
+        let general = Self {
+            proxy: self.proxy,
+            recheck: self.recheck,
+            budget: self.budget,
+            platforms: self.platforms.clone(),
+            allow: self.allow.clone(),
+            deny: self.deny.clone(),
+            concurrency: self.concurrency,
+            ..Self::default()
+        };
+        *self != general
     }
 }
 
@@ -189,6 +267,22 @@ mod tests {
             r#"{"a.example":{"user":"x"}}"#,
         ] {
             assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn patterns_stand_for_hosts_and_have_nothing_secret() {
+        let with = |key: &str, upstream: &str| {
+            serde_json::from_str::<Upstreams>(&format!("{{\"{key}\":{upstream}}}")).unwrap().checked()
+        };
+        let checked = with("*.IO", r#"{"proxy":"on-miss","platforms":["linux/amd64"],"deny":["secret/**"]}"#).unwrap();
+        assert_eq!(checked.0["*.io"].proxy, Proxying::OnMiss);
+        assert!(checked.named().is_empty());
+        for key in ["*.", "*.io:5000", "*.*.io", "*.[::1]"] {
+            assert!(with(key, "{}").unwrap_err().to_string().contains("not a pattern"), "{key}");
+        }
+        for secret in [r#"{"username":"u"}"#, r#"{"insecure":true}"#, r#"{"mirrors":[{"url":"https://m.example"}]}"#] {
+            assert!(with("*.io", secret).unwrap_err().to_string().contains("a pattern has no"), "{secret}");
         }
     }
 

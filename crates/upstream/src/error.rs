@@ -162,6 +162,9 @@ pub enum Unreachable {
     /// The name has no address, for sure.
     #[error("the host's name has no address")]
     UnknownName,
+    /// It is not at a public address, and its user did not name it.
+    #[error("the host is an address, or has one of this machine or of a private network")]
+    Private,
     /// The name could not be looked up.
     #[error("the host's name could not be looked up")]
     Dns,
@@ -203,6 +206,7 @@ impl Error {
             Self::Unreachable { reason, .. } => !matches!(
                 reason,
                 Unreachable::UnknownName
+                    | Unreachable::Private
                     | Unreachable::UnknownIssuer
                     | Unreachable::Certificate
                     | Unreachable::Tls
@@ -261,6 +265,7 @@ impl Error {
                 Unreachable::Refused => {
                     "check the host and the port, and that it runs; behind a proxy, set HTTPS_PROXY".to_owned()
                 }
+                Unreachable::Private => format!("if it is meant, name it under `upstreams.{host}`"),
                 Unreachable::UnknownName => "check the spelling, /etc/resolv.conf and /etc/hosts; behind a proxy, set HTTPS_PROXY".to_owned(),
                 Unreachable::Dns => "check /etc/resolv.conf; behind a proxy, set HTTPS_PROXY".to_owned(),
                 _ => "check the network; behind a proxy, set HTTPS_PROXY; run it again to go on where it stopped".to_owned(),
@@ -299,7 +304,7 @@ impl Error {
     }
 
     /// What the upstream asks to wait.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
+    pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } | Self::Status { retry_after, .. } => *retry_after,
             _ => None,

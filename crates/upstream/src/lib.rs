@@ -31,7 +31,7 @@ mod registry;
 mod tests;
 
 pub use body::Outgoing;
-pub use config::{Mirror, MirrorTrust, Surroundings, Upstream, Upstreams};
+pub use config::{Mirror, MirrorTrust, Proxying, Surroundings, Upstream, Upstreams};
 pub use error::{Error, Result, Unreachable};
 pub use push::Arrival;
 pub use resolver::{Resolver, Unresolved};
@@ -110,9 +110,23 @@ impl Client {
     ///
     /// Reads the CA bundle and each upstream's certificates, but opens no connection. To be called inside a Tokio runtime.
     pub fn new(upstreams: Upstreams, surroundings: &Surroundings) -> Result<Self> {
-        let transport = Transport::new(upstreams.checked()?, surroundings)?;
+        Ok(Self::with(Transport::new(upstreams.checked()?, surroundings)?, surroundings))
+    }
+
+    /// A client that asks on behalf of others, who name hosts that its user has never heard of. Whoever its user did not
+    /// name, in `upstreams` or as a mirror there, is reached only by a name, and only at public addresses: where
+    /// redirects lead and where tokens are had, too. Nobody is waited for long before an answer, since somebody waits
+    /// for that.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn for_others(upstreams: Upstreams, surroundings: &Surroundings) -> Result<Self> {
+        Ok(Self::with(Transport::guarded(upstreams.checked()?, surroundings)?, surroundings))
+    }
+
+    fn with(transport: Transport, surroundings: &Surroundings) -> Self {
         let authority = Authority::new(surroundings.credential_files.clone());
-        Ok(Self { inner: Arc::new(Inner { transport, authority }) })
+        Self { inner: Arc::new(Inner { transport, authority }) }
     }
 
     /// The resolver that this client uses.
@@ -120,10 +134,21 @@ impl Client {
         self.inner.transport.resolver()
     }
 
+    /// How many requests this upstream has said, a moment ago, that it will still answer. (Docker Hub counts manifests by
+    /// GET, and tells by HEAD how many are left.)
+    pub fn allowance(&self, host: &str) -> Option<u64> {
+        self.inner.transport.allowance(host)
+    }
+
     /// What a reference names now: by HEAD (rate limits count GETs). A digest wins over a tag beside it. A tag is asked
     /// of the origin; only where that cannot be reached is a mirror with `trust: mirror` believed.
     pub async fn resolve(&self, reference: &Reference) -> Result<Resolved> {
         registry::resolve(&self.inner, reference).await
+    }
+
+    /// What a tag names now, as [`Client::resolve`] asks it.
+    pub async fn resolve_tag(&self, repository: &Repository, tag: &str) -> Result<Resolved> {
+        registry::resolve_tag(&self.inner, repository, tag).await
     }
 
     /// A manifest by its digest, proven; from mirrors where there are some. At most 4 MiB; Docker schema 1 is refused.
@@ -146,6 +171,11 @@ impl Client {
     /// The sink's owner checks the digest. (With mirrors it is checked here too, so that wrong bytes lead to the next.)
     pub async fn blob(&self, repository: &Repository, blob: &Descriptor, sink: &mut impl Sink) -> Result<()> {
         registry::blob(&self.inner, repository, blob, sink).await
+    }
+
+    /// How many bytes a blob has, by HEAD; from mirrors where there are some.
+    pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<u64> {
+        registry::blob_size(&self.inner, repository, digest).await
     }
 
     /// What a tag or digest is at the registry that is pushed to; `None`: it has no such thing. Mirrors are not asked.

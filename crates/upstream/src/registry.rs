@@ -6,13 +6,13 @@ use artifact::{
     Descriptor, Digest, Hasher, InvalidManifest, MANIFEST_LIMIT, Manifest, Reference, Repository, Trust, media_type,
     valid_tag,
 };
-use http::header::{ACCEPT, LINK};
+use http::header::{ACCEPT, ACCEPT_ENCODING, LINK};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use crate::error::{Error, Result, shown};
 use crate::mirror::{self, Endpoint};
-use crate::retry::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, retried};
+use crate::retry::{ATTEMPTS_BEFORE_NEXT, retried};
 use crate::transfer::{self, Source};
 use crate::transport::{Answer, Ask, host_of};
 use crate::{Fetched, Inner, Resolved, Sink, file, page};
@@ -105,6 +105,24 @@ pub(crate) async fn blob(
     Ok(())
 }
 
+pub(crate) async fn blob_size(inner: &Inner, repository: &Repository, digest: &Digest) -> Result<u64> {
+    first(inner, repository, |endpoint, attempts| async move {
+        retried(attempts, async || {
+            let mut ask = Ask::new(Method::HEAD, endpoint.registry(&repository.name, "blobs", &digest.to_string()));
+            ask.probe = endpoint.probe;
+            ask.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            let answer = inner.request(&endpoint.access(Some(&repository.name)), ask).await?;
+            if answer.status() != StatusCode::OK {
+                return Err(answer.into_error(&endpoint.access(None).host).await);
+            }
+            let unknown = || Error::Protocol { url: shown(&answer.url), why: "it does not tell its length".to_owned() };
+            transfer::content_length(answer.headers()).ok_or_else(unknown)
+        })
+        .await
+    })
+    .await
+}
+
 pub(crate) async fn referrers(inner: &Inner, repository: &Repository, subject: &Digest) -> Result<Vec<Descriptor>> {
     let mut found = with_word_of(inner, repository, |endpoint, attempts| async move {
         listed(inner, &endpoint, repository, subject, attempts).await
@@ -116,7 +134,7 @@ pub(crate) async fn referrers(inner: &Inner, repository: &Repository, subject: &
     Ok(found)
 }
 
-async fn resolve_tag(inner: &Inner, repository: &Repository, tag: &str) -> Result<Resolved> {
+pub(crate) async fn resolve_tag(inner: &Inner, repository: &Repository, tag: &str) -> Result<Resolved> {
     if !valid_tag(tag) {
         return Err(Error::Config { what: format!("{repository}:{tag}"), why: "not a tag".to_owned() });
     }
@@ -140,7 +158,7 @@ async fn first<T, F: Future<Output = Result<T>>>(
             done => return done,
         }
     }
-    ask(places.origin, ATTEMPTS).await
+    ask(places.origin, inner.transport.attempts()).await
 }
 
 /// Asks for what cannot prove itself: the origin, and where that cannot be reached, mirrors whose word counts.
@@ -151,7 +169,7 @@ async fn with_word_of<T, F: Future<Output = Result<T>>>(
 ) -> Result<(T, Trust)> {
     let places = mirror::of_repository(&inner.transport, repository)?;
     let trusted: Vec<Endpoint> = places.mirrors.into_iter().filter(|mirror| mirror.is_trusted).collect();
-    let attempts = if trusted.is_empty() { ATTEMPTS } else { ATTEMPTS_BEFORE_NEXT };
+    let attempts = if trusted.is_empty() { inner.transport.attempts() } else { ATTEMPTS_BEFORE_NEXT };
     let error = match ask(places.origin, attempts).await {
         Ok(answer) => return Ok((answer, Trust::Tag)),
         Err(error) if error.is_unreachable() => error,

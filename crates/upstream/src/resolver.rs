@@ -4,7 +4,7 @@
 //! `/etc/hosts` and `/etc/resolv.conf` are read here and nothing else is asked. Without a name server there, only
 //! what the hosts file has and addresses themselves resolve; no public server is asked behind the user's back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +37,9 @@ pub enum Unresolved {
         /// What is wrong with `/etc/resolv.conf`.
         why: Arc<str>,
     },
+    /// It has addresses, and they are not for others.
+    #[error("`{0}` is at an address of this machine or of a private network")]
+    Private(String),
     /// The name servers gave no answer.
     #[error("looking up `{name}`: {source}")]
     NoAnswer {
@@ -131,6 +134,74 @@ impl reqwest::dns::Resolve for Resolver {
     }
 }
 
+/// A resolver for names that others brought up: it knows public addresses alone. The address that is dialled is the one
+/// that was looked at here, so nobody can give another one in between.
+#[derive(Clone, Debug)]
+pub(crate) struct Guarded {
+    resolver: Resolver,
+    /// Our own way out may be private.
+    exempt: Arc<HashSet<String>>,
+}
+
+impl Guarded {
+    pub(crate) fn new(resolver: Resolver, exempt: HashSet<String>) -> Self {
+        Self { resolver, exempt: Arc::new(exempt) }
+    }
+}
+
+impl reqwest::dns::Resolve for Guarded {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let Self { resolver, exempt } = self.clone();
+        Box::pin(async move {
+            let mut addresses = resolver.addresses(name.as_str()).await?;
+            if !exempt.contains(name.as_str()) {
+                addresses.retain(|address| is_public(*address));
+            }
+            if addresses.is_empty() {
+                return Err(Unresolved::Private(name.as_str().to_owned()).into());
+            }
+            let sockets = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(Box::new(sockets) as reqwest::dns::Addrs)
+        })
+    }
+}
+
+/// Whether an address is one of the public Internet (the IANA registries of special-purpose addresses, RFC 6890).
+pub(crate) fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, _] = address.octets();
+            !(matches!(a, 0 | 10 | 127 | 224..)
+                || (a == 100 && (64..128).contains(&b))
+                || (a == 169 && b == 254)
+                || (a == 172 && (16..32).contains(&b))
+                || (a == 192 && b == 168)
+                || (a == 192 && b == 0 && matches!(c, 0 | 2))
+                || (a == 198 && matches!(b, 18 | 19))
+                || (a == 198 && b == 51 && c == 100)
+                || (a == 203 && b == 0 && c == 113))
+        }
+        IpAddr::V6(address) => {
+            let [first, second, ..] = address.segments();
+            let [.., seventh, eighth] = address.segments();
+            let last = || {
+                let ([a, b], [c, d]) = (seventh.to_be_bytes(), eighth.to_be_bytes());
+                Ipv4Addr::new(a, b, c, d)
+            };
+            if let Some(mapped) = address.to_ipv4_mapped() {
+                return is_public(mapped.into());
+            }
+            match (first, second) {
+                // NAT64 (RFC 6052) and 6to4 (RFC 3056) have an IPv4 address inside.
+                (0x64, 0xff9b) => is_public(last().into()),
+                (0x2002 | 0x3fff, _) | (0x2001, 0..=0x1ff | 0xdb8) => false,
+                // Of all others only 2000::/3 is given out.
+                _ => first & 0xe000 == 0x2000,
+            }
+        }
+    }
+}
+
 /// hosts(5). hickory's own reader gives up on the whole file at the first byte that is not UTF-8.
 fn read_hosts(text: &str) -> HashMap<String, Vec<IpAddr>> {
     let mut hosts: HashMap<String, Vec<IpAddr>> = HashMap::new();
@@ -181,6 +252,65 @@ mod tests {
             assert!(resolver.addresses(name).await.unwrap().iter().all(IpAddr::is_loopback), "{name}");
         }
         assert!(!resolver.is_loopback("notlocalhost") && !resolver.is_loopback("10.0.0.1"));
+    }
+
+    #[test]
+    fn addresses_that_are_not_for_others() {
+        for private in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "192.0.2.1",
+            "198.18.0.1",
+            "203.0.113.9",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::127.0.0.1",
+            "fe80::1",
+            "fc00::1",
+            "fd12::1",
+            "ff02::1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001::1",
+            "2001:db8::1",
+            "fec0::1",
+        ] {
+            assert!(!is_public(private.parse().unwrap()), "{private}");
+        }
+        for public in
+            ["1.1.1.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+        {
+            assert!(is_public(public.parse().unwrap()), "{public}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_others_name_is_at_public_addresses_alone() {
+        use reqwest::dns::Resolve as _;
+        let hosts = "127.0.0.1 inside.example\n10.0.0.1 rebound.example\n8.8.8.8 rebound.example outside.example\n10.9.9.9 way.example\n";
+        let guarded = Guarded::new(resolver(hosts, None), ["way.example".to_owned()].into());
+        let ask = async |name: &str| -> Result<Vec<IpAddr>, String> {
+            let name = name.parse().unwrap();
+            let found = guarded.resolve(name).await.map_err(|error| error.to_string())?;
+            Ok(found.map(|socket| socket.ip()).collect())
+        };
+        assert!(ask("inside.example").await.unwrap_err().contains("private network"));
+        assert!(ask("localhost").await.is_err() && ask("a.localhost").await.is_err());
+        // Whoever gives both a public and a private address is reached at the public one.
+        for name in ["rebound.example", "outside.example"] {
+            assert_eq!(ask(name).await.unwrap(), ["8.8.8.8".parse::<IpAddr>().unwrap()], "{name}");
+        }
+        assert!(ask("way.example").await.is_ok());
     }
 
     proptest::proptest! {

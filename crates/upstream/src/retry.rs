@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 
 /// Nobody waits longer than this at a time, whatever the upstream asks.
 const LONGEST_WAIT: Duration = Duration::from_mins(2);
+/// This long anybody can wait.
+const BRIEF: Duration = Duration::from_secs(2);
 const FIRST_WAIT: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 500 });
 
 /// How often something is tried without any progress.
@@ -41,6 +43,10 @@ impl Patience {
     }
 
     pub(crate) fn has_more(&self, error: &Error) -> bool {
+        // Whoever is asked for others, or has one to stand in for it, is not waited for as it likes.
+        if self.attempts <= ATTEMPTS_BEFORE_NEXT && error.retry_after().is_some_and(|asked| asked > BRIEF) {
+            return false;
+        }
         let attempts = if error.is_refusal() { self.attempts.min(ATTEMPTS_REFUSED) } else { self.attempts };
         self.used + 1 < attempts
     }

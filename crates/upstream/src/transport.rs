@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error as StdError;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use artifact::{Digest, normalise_host};
 use bytes::{Bytes, BytesMut};
@@ -16,9 +16,9 @@ use url::Url;
 
 use crate::body::Body;
 use crate::error::{Error, Result, Unreachable, shown};
-use crate::resolver::{Resolver, Unresolved};
-use crate::retry::wait_of;
-use crate::{Surroundings, Upstream, page, tls};
+use crate::resolver::{Guarded, Resolver, Unresolved};
+use crate::retry::{ATTEMPTS, ATTEMPTS_BEFORE_NEXT, wait_of};
+use crate::{Surroundings, Upstream, Upstreams, page, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The same for a host that may speak plain HTTP: such a server may wait for more of a TLS hello, and say nothing. It is
@@ -28,6 +28,8 @@ const CONNECT_TIMEOUT_NEAR: Duration = Duration::from_secs(if cfg!(test) { 1 } e
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 const REDIRECTS: usize = 10;
 const CONCURRENCY: usize = 4;
+/// So long a host's word about its limit is taken for true; then it is asked again.
+const ALLOWANCE: Duration = Duration::from_mins(1);
 /// Of an answer that is an error, so much is read to be quoted.
 const EXCERPT: usize = 16 * 1024;
 
@@ -36,6 +38,7 @@ pub(crate) struct Transport {
     upstreams: BTreeMap<String, Upstream>,
     resolver: Resolver,
     offline: bool,
+    guard: Option<Guard>,
     common: reqwest::Client,
     /// For this machine itself.
     near: reqwest::Client,
@@ -44,6 +47,16 @@ pub(crate) struct Transport {
     seats: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// Hosts that turned out to speak plain HTTP.
     plain: Mutex<HashSet<String>>,
+    /// How many requests a host has said that it will still answer, and when.
+    allowances: Mutex<HashMap<String, (u64, Instant)>>,
+}
+
+/// What is asked on behalf of others goes to whom our user named, or out into the world.
+struct Guard {
+    /// Whom our user named.
+    named: HashSet<String>,
+    /// For everybody else.
+    outside: reqwest::Client,
 }
 
 /// What is asked.
@@ -87,9 +100,20 @@ pub(crate) struct Answer {
 }
 
 impl Transport {
-    pub(crate) fn new(upstreams: BTreeMap<String, Upstream>, surroundings: &Surroundings) -> Result<Self> {
+    pub(crate) fn new(upstreams: Upstreams, surroundings: &Surroundings) -> Result<Self> {
+        Self::with(upstreams, surroundings, false)
+    }
+
+    /// One that keeps others from what only this machine can reach.
+    pub(crate) fn guarded(upstreams: Upstreams, surroundings: &Surroundings) -> Result<Self> {
+        Self::with(upstreams, surroundings, true)
+    }
+
+    fn with(upstreams: Upstreams, surroundings: &Surroundings, for_others: bool) -> Result<Self> {
         let resolver = Resolver::system();
         let roots = tls::roots(surroundings)?;
+        let named = upstreams.named();
+        let Upstreams(upstreams) = upstreams;
         let usual = Upstream::default();
         let common = client(&roots, &usual, surroundings, &resolver, CONNECT_TIMEOUT)?;
         let near = client(&roots, &usual, surroundings, &resolver, CONNECT_TIMEOUT_NEAR)?;
@@ -100,8 +124,27 @@ impl Transport {
                 own.insert(host.clone(), client(&roots, upstream, surroundings, &resolver, timeout)?);
             }
         }
-        let (seats, plain) = (Mutex::default(), Mutex::default());
-        Ok(Self { upstreams, resolver, offline: surroundings.offline, common, near, own, seats, plain })
+        let guard = if for_others {
+            let proxies = [&surroundings.http_proxy, &surroundings.https_proxy].into_iter().flatten();
+            let proxies = proxies.filter_map(|url| Some(Url::parse(url).ok()?.host_str()?.to_owned())).collect();
+            let guarded = Guarded::new(resolver.clone(), proxies);
+            Some(Guard { named, outside: client(&roots, &usual, surroundings, &guarded, CONNECT_TIMEOUT)? })
+        } else {
+            None
+        };
+        let (seats, plain, allowances) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let offline = surroundings.offline;
+        Ok(Self { upstreams, resolver, offline, guard, common, near, own, seats, plain, allowances })
+    }
+
+    /// How often something is tried without any progress: less often when somebody waits.
+    pub(crate) fn attempts(&self) -> u32 {
+        if self.guard.is_some() { ATTEMPTS_BEFORE_NEXT } else { ATTEMPTS }
+    }
+
+    /// The guard, when this is one whom our user did not name.
+    fn guard(&self, host: &str) -> Option<&Guard> {
+        self.guard.as_ref().filter(|guard| !guard.named.contains(host))
     }
 
     pub(crate) fn upstream(&self, host: &str) -> Option<&Upstream> {
@@ -124,6 +167,12 @@ impl Transport {
             )
         };
         seats.acquire_owned().await.ok()
+    }
+
+    /// What a host has said of how many requests it will still answer, if that is not long ago.
+    pub(crate) fn allowance(&self, host: &str) -> Option<u64> {
+        let allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+        allowances.get(host).filter(|(_, said)| said.elapsed() < ALLOWANCE).map(|(left, _)| *left)
     }
 
     /// Whether plain HTTP is allowed with this host: its user says so, or it is this machine itself (as docker has it).
@@ -189,6 +238,10 @@ impl Transport {
         if self.offline {
             return Err(Error::Offline { host });
         }
+        // However it is spelt: `0x7f.1` and `2130706433` are addresses by the time they stand in a URL.
+        if self.guard(&host).is_some() && !matches!(url.host(), Some(url::Host::Domain(_))) {
+            return Err(Error::Unreachable { url: shown(url), host, reason: Unreachable::Private, library: None });
+        }
         let probe = ask.probe && same_origin && url.scheme() == "https" && self.may_be_plain(url);
         if probe && self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(&host) {
             let _ = url.set_scheme("http");
@@ -214,10 +267,12 @@ impl Transport {
     }
 
     async fn once(&self, ask: &Ask, url: &Url, authorization: Option<&HeaderValue>) -> Result<reqwest::Response> {
-        let client = self
-            .own
-            .get(&host_of(url))
-            .unwrap_or_else(|| if self.may_be_plain(url) { &self.near } else { &self.common });
+        let host = host_of(url);
+        let client = match self.guard(&host) {
+            Some(guard) => &guard.outside,
+            None if self.may_be_plain(url) => self.own.get(&host).unwrap_or(&self.near),
+            None => self.own.get(&host).unwrap_or(&self.common),
+        };
         let mut request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
@@ -245,6 +300,10 @@ impl Transport {
                 }
             }
         };
+        if let Some(left) = allowance_of(response.headers()) {
+            let mut allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+            allowances.insert(host, (left, Instant::now()));
+        }
         tracing::debug!(status = response.status().as_u16(), url = %shown(url), "upstream answered");
         Ok(response)
     }
@@ -365,6 +424,12 @@ pub(crate) fn host_of(url: &Url) -> String {
     normalise_host(&host).unwrap_or(host)
 }
 
+/// `RateLimit-Remaining: 97;w=21600`, as Docker Hub writes it: the number before the window.
+fn allowance_of(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get("ratelimit-remaining")?.to_str().ok()?;
+    text.split([';', ',']).next()?.trim().parse().ok()
+}
+
 fn redirect(response: &reqwest::Response) -> Option<&str> {
     match response.status().as_u16() {
         301 | 302 | 303 | 307 | 308 => response.headers().get(LOCATION)?.to_str().ok(),
@@ -376,7 +441,7 @@ fn client(
     roots: &rustls::RootCertStore,
     upstream: &Upstream,
     surroundings: &Surroundings,
-    resolver: &Resolver,
+    resolver: &(impl reqwest::dns::Resolve + Clone + 'static),
     timeout: Duration,
 ) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
@@ -443,6 +508,7 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
         match link.downcast_ref::<Unresolved>() {
             Some(Unresolved::NoAddress(_) | Unresolved::NobodyToAsk { .. }) => reason = Unreachable::UnknownName,
             Some(Unresolved::NoAnswer { .. }) => reason = Unreachable::Dns,
+            Some(Unresolved::Private(_)) => reason = Unreachable::Private,
             None => {}
         }
         // An I/O error hides what it wraps from `source`.
@@ -458,6 +524,15 @@ fn unreachable(url: &Url, error: reqwest::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn allowances_as_registries_write_them() {
+        let read = |text: &str| {
+            allowance_of(&HeaderMap::from_iter([("ratelimit-remaining".parse().unwrap(), text.parse().unwrap())]))
+        };
+        assert_eq!((read("97;w=21600"), read("0"), read(" 3 , 5;w=1")), (Some(97), Some(0), Some(3)));
+        assert_eq!((read("many"), read("-1"), allowance_of(&HeaderMap::new())), (None, None, None));
+    }
 
     #[test]
     fn hosts_as_the_configuration_names_them() {

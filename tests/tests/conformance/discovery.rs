@@ -21,12 +21,14 @@ fn listed(client: &Client, place: &str) -> Result<(Vec<String>, Option<String>)>
     let body: Value = serde_json::from_slice(&answer.body)?;
     let names = body["tags"].as_array().or(body["repositories"].as_array()).context("a list")?;
     let names = names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
-    let next = answer.header("link").map(|link| {
-        let (place, rest) = link.strip_prefix('<').and_then(|link| link.split_once('>')).unwrap_or_default();
-        assert_eq!(rest, "; rel=\"next\"", "RFC 8288");
-        place.to_owned()
-    });
-    Ok((names, next))
+    Ok((names, answer.header("link").map(next_of)))
+}
+
+/// The place that a `Link` leads to.
+fn next_of(link: &str) -> String {
+    let (place, rest) = link.strip_prefix('<').and_then(|link| link.split_once('>')).unwrap_or_default();
+    assert_eq!(rest, "; rel=\"next\"", "RFC 8288");
+    place.to_owned()
 }
 
 fn tags(client: &Client, clauses: &mut Clauses) -> Result<()> {
@@ -162,6 +164,28 @@ fn referrers(client: &Client, clauses: &mut Clauses) -> Result<()> {
             let late = artifact("application/late", json!({ "mediaType": MANIFEST, "digest": digest, "size": 7 }));
             expect(&client.put_manifest(NAME, &BY.of(late.to_string().as_bytes()), &late)?, 201)?;
             ensure!(list(&place(&digest))?.len() == 1);
+        }
+        Ok(())
+    });
+    clauses.clause("end-12a: what is too much for one answer MUST be paged by Link, each page an index", || {
+        let subject = json!({ "mediaType": MANIFEST, "digest": BY.of(b"much"), "size": 4 });
+        let mut pushed = Vec::new();
+        for number in 0..6 {
+            let mut one = artifact("application/much", subject.clone());
+            one["annotations"] = json!({ "number": number, "fill": "A".repeat(1_500_000) });
+            pushed.push(client.push_manifest(NAME, None, &one, BY)?);
+        }
+        pushed.sort();
+        for query in ["", "?artifactType=application/much"] {
+            let (mut found, mut pages, mut next) = (Vec::new(), 0, Some(format!("{}{query}", place(&BY.of(b"much")))));
+            while let Some(page) = next {
+                let digests =
+                    list(&page)?.iter().filter_map(|one| Some(one["digest"].as_str()?.to_owned())).collect::<Vec<_>>();
+                found.extend(digests);
+                pages += 1;
+                next = client.get(&page)?.header("link").map(next_of);
+            }
+            ensure!(found == pushed && pages > 1, "{pages} pages of {found:?}");
         }
         Ok(())
     });

@@ -10,6 +10,16 @@ pub(crate) fn clauses(client: &Client, clauses: &mut Clauses) -> Result<()> {
     for by in [Algorithm::Sha256, Algorithm::Sha512] {
         of(client, clauses, by)?;
     }
+    clauses.clause("_catalog, end-8a: a repository of which all is deleted is listed no longer", || {
+        let name = "management/emptied";
+        let listed = || Ok::<_, anyhow::Error>(client.get("/v2/_catalog")?.text().contains(name));
+        let digest = client.push(name, b"all", Algorithm::Sha256)?;
+        ensure!(listed()?, "it is not listed");
+        expect(&client.get(&format!("/v2/{name}/tags/list"))?, 200)?;
+        expect(&client.delete(&format!("/v2/{name}/blobs/{digest}"))?, 202)?;
+        ensure!(!listed()?, "it is listed still");
+        refused(&client.get(&format!("/v2/{name}/tags/list"))?, 404, "NAME_UNKNOWN")
+    });
     clauses.clause("end-9: of a repository that does not exist it MUST be 404", || {
         let digest = Algorithm::Sha256.of(b"nothing");
         refused(&client.delete("/v2/management/nowhere/manifests/1")?, 404, "MANIFEST_UNKNOWN")?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use artifact::{Digest, Kind, Manifest, Repository, Selection, Wanted};
+use artifact::{Digest, Entry, Kind, Manifest, Repository, Selection, Wanted};
 use store::{Check, Store};
 
 use crate::document::{Assumed, Member, TreeHead};
@@ -46,12 +46,13 @@ pub(super) async fn gather(store: &Store, selection: &Selection, leave: &Leave) 
     let wanted = match (leave, selection) {
         (Leave::AllBut(want), _) => {
             let names = want.names();
-            let mut all = everything(store).await?;
+            let mut all = everything(store, |_| true).await?;
             all.retain(|wanted| names.contains(&*shown(wanted)));
             all
         }
         (_, Selection::These(wanted)) => wanted.clone(),
-        (_, Selection::All) => everything(store).await?,
+        (_, Selection::All) => everything(store, |_| true).await?,
+        (_, Selection::Gathered) => everything(store, Entry::is_gathered).await?,
     };
     let mut gathering = Gathering {
         store,
@@ -99,8 +100,8 @@ pub(super) async fn gather(store: &Store, selection: &Selection, leave: &Leave) 
     Ok(Gathered { trees, tree_heads, documents, blobs, assumes: assumes.into_values().collect() })
 }
 
-/// Every entry of the store.
-async fn everything(store: &Store) -> Result<Vec<Wanted>> {
+/// Every entry of the store that is meant.
+async fn everything(store: &Store, is_meant: impl Fn(&Entry) -> bool) -> Result<Vec<Wanted>> {
     let (mut wanted, mut after) = (Vec::new(), None);
     loop {
         let page = store.repositories(None, after.as_ref(), 1000).await?;
@@ -112,7 +113,7 @@ async fn everything(store: &Store) -> Result<Vec<Wanted>> {
                 let entries = store.entries(&repository, &name, 1000).await?;
                 let Some(last) = entries.last() else { break };
                 name.clone_from(&last.name);
-                wanted.extend(entries.into_iter().map(|entry| Wanted {
+                wanted.extend(entries.into_iter().filter(|entry| is_meant(entry)).map(|entry| Wanted {
                     repository: repository.clone(),
                     name: entry.name,
                     digest: entry.digest,

@@ -29,6 +29,9 @@ pub(crate) struct Request {
     /// Everything in the store, whatever the lock says
     #[arg(long)]
     all: bool,
+    /// What a server's proxy gathered in the store, and nothing else
+    #[arg(long, conflicts_with = "all")]
+    from_cache: bool,
     /// Bytes that a volume may have, from 10MiB up: a number, 700MB, 4GiB, fat32, dvd or bd
     #[arg(long, value_name = "SIZE")]
     volume_size: Option<VolumeSize>,
@@ -55,7 +58,7 @@ pub(crate) struct Request {
     #[arg(long, value_name = "IMAGE")]
     seed: Vec<String>,
     /// Only what a site's want-list lists
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["all", "since"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["all", "from_cache", "since"])]
     want: Option<PathBuf>,
 }
 
@@ -132,7 +135,11 @@ fn suffix(text: &str) -> Result<String, String> {
 fn order(request: &Request, context: &Context) -> anyhow::Result<(Work, Vec<File>)> {
     let want = request.want.as_deref().map(WantList::read).transpose()?;
     // A want-list names what it needs by itself.
-    let selection = if request.all || want.is_some() { Selection::All } else { selection(context)? };
+    let selection = match request {
+        _ if request.all || want.is_some() => Selection::All,
+        _ if request.from_cache => Selection::Gathered,
+        _ => selection(context)?,
+    };
     let (mut since, mut files) = (Vec::new(), Vec::new());
     for given in &request.since {
         if given.exists() {

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::holder::{Changes, Secrets};
 use super::in_place::{self, State};
 use super::{Context, holder, setup};
+use crate::environment::Environment;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::signals;
@@ -57,7 +58,7 @@ pub(crate) struct Request {
 
 impl Request {
     /// The configuration with the flags above it.
-    fn config(&self, store: &Path) -> anyhow::Result<Config> {
+    fn config(&self, store: &Path, environment: &Environment) -> anyhow::Result<Config> {
         let path = self.config.clone().unwrap_or_else(|| store.join("serve.yaml"));
         let mut config = match fs::read_to_string(&path) {
             Ok(text) => parse(&path, &text)?,
@@ -77,6 +78,9 @@ impl Request {
         if self.access_log.is_some() {
             config.access_log.clone_from(&self.access_log);
         }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        config.upstreams.seen_from(folder);
+        config.surroundings = environment.surroundings();
         Ok(config)
     }
 }
@@ -92,7 +96,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, Failure> {
 /// Where a command writes down what it changes while no server runs: where the server would.
 pub(crate) fn audit(store: &Path) -> Audit {
     // A configuration that is wrong keeps nobody from mending the store.
-    let config = Request::default().config(store).unwrap_or_default();
+    let config = Request::default().config(store, &Environment::default()).unwrap_or_default();
     Audit::new(store, config.audit.as_deref())
 }
 
@@ -108,7 +112,7 @@ pub(crate) async fn run(
         _ => State::new(request.state.as_deref(), voice)?,
     };
     let folder = state.folder().to_owned();
-    let config = request.config(&folder)?;
+    let config = request.config(&folder, &context.environment)?;
     let store = context.open_in(&folder).await?;
     let socket = store.listen()?;
     let server = if request.bundle.is_empty() {
@@ -139,7 +143,7 @@ pub(crate) async fn run(
             commands.abort();
             Ok(exit)
         }
-        () = reload(request, &folder, &server, &mut changes, voice) => Ok(Exit::Done),
+        () = reload(request, (&folder, &context.environment), &server, &mut changes, voice) => Ok(Exit::Done),
     };
     drop(over);
     let _ = commands.await;
@@ -149,7 +153,13 @@ pub(crate) async fn run(
 
 /// At each SIGHUP, and when its secrets have changed, takes the configuration as it is now. A mistake in it is said, and
 /// changes nothing.
-async fn reload(request: &Request, folder: &Path, server: &Server, changes: &mut Changes, voice: &Speaker) {
+async fn reload(
+    request: &Request,
+    (folder, environment): (&Path, &Environment),
+    server: &Server,
+    changes: &mut Changes,
+    voice: &Speaker,
+) {
     let mut hangups = signals::hangups();
     let mut hangup = async || {
         let heard = match &mut hangups {
@@ -171,7 +181,7 @@ async fn reload(request: &Request, folder: &Path, server: &Server, changes: &mut
             }
             continue;
         }
-        let result = match request.config(folder) {
+        let result = match request.config(folder, environment) {
             Ok(config) => server.reload(&config).await.map_err(anyhow::Error::from),
             Err(error) => Err(error),
         };
@@ -231,7 +241,7 @@ mod tests {
     #[test]
     fn flags_stand_above_the_file() {
         let folder = tempfile::tempdir().unwrap();
-        let read = |request: &Request| request.config(folder.path());
+        let read = |request: &Request| request.config(folder.path(), &Environment::default());
         assert_eq!(read(&Request::default()).unwrap(), Config::default());
         fs::write(folder.path().join("serve.yaml"), "listen: 127.0.0.1:7\nsan: [a.example]\n").unwrap();
         assert_eq!(read(&Request::default()).unwrap().listen.port(), 7);

@@ -76,7 +76,7 @@ impl<'a> Walk<'a> {
             let manifest = Manifest::parse(&fetched.bytes, &fetched.media_type)
                 .map_err(|source| Error::Manifest { digest, source })?;
             for child in self.chosen(&manifest, platforms) {
-                let platform = known_platform(child).map(|platform| platform.to_string());
+                let platform = child.known_platform().map(|platform| platform.to_string());
                 let platform = platform.or_else(|| child.platform().map(|_| "unknown/unknown".to_owned()));
                 self.visit(child.digest, platform, platforms, depth + 1, found).await?;
             }
@@ -97,19 +97,12 @@ impl<'a> Walk<'a> {
         if manifest.shape == Shape::Manifest {
             return Vec::new();
         }
-        let known = manifest.manifests.iter().filter_map(known_platform);
+        let known = manifest.manifests.iter().filter_map(Descriptor::known_platform);
         self.platforms.extend(known.map(|platform| platform.to_string()));
-        let is_chosen = |child: &&Descriptor| match (platforms, child.platform(), known_platform(child)) {
-            // A child that does not say for what it is may be for anybody; one for `unknown` describes another.
-            (Platforms::All, _, _) | (_, None, _) => true,
-            (_, Some(_), None) => false,
-            (_, _, Some(platform)) => platforms.choose(&platform),
-        };
-        let chosen: HashSet<Digest> = manifest.manifests.iter().filter(is_chosen).map(|child| child.digest).collect();
-        let is_carried = |child: &&Descriptor| {
-            chosen.contains(&child.digest) || child.describes().is_some_and(|subject| chosen.contains(&subject))
-        };
-        manifest.manifests.iter().filter(is_carried).collect()
+        match platforms {
+            Platforms::All => manifest.manifests.iter().collect(),
+            Platforms::These(_) => manifest.chosen(|platform| platforms.choose(platform)),
+        }
     }
 
     fn blob(&self, blob: &Descriptor) -> LockedBlob {
@@ -152,9 +145,4 @@ impl<'a> Walk<'a> {
             })
         }))
     }
-}
-
-/// The platform of a child, unless it is buildkit's `unknown/unknown`, or says nothing.
-fn known_platform(child: &Descriptor) -> Option<Platform> {
-    child.platform().filter(|platform| platform.os != "unknown" && !platform.os.is_empty())
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::auth::{Gate, Verb};
 use crate::body::Body;
 use crate::refusal::Refusal;
-use crate::registry::{Call, json as document, name_the_namespace};
+use crate::registry::{Call, json as document, name_the_namespace, without_base};
 use crate::resolve::{self, Meant, Sought};
 use crate::router::{Asked, Page};
 
@@ -47,7 +47,7 @@ pub(crate) async fn tags(
     tags.truncate(most);
     let next = tags.last().filter(|_| more).cloned();
     let mut response = document(json!({ "name": asked.written, "tags": tags }).to_string());
-    link(&mut response, call, &format!("{}{}/tags/list", asked.base, asked.written), most, next.as_deref());
+    link(&mut response, call, &format!("{}{}/tags/list", asked.base, without_base(asked)), most, next.as_deref());
     name_the_namespace(&mut response, meant);
     Ok(response)
 }
@@ -83,11 +83,17 @@ pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Bod
     Ok(response)
 }
 
-/// RFC 8288, as the spec wants it: `Link: <…>; rel="next"`.
+/// The next page of names, where there is one.
 fn link(response: &mut Response<Body>, call: &Call<'_>, path: &str, most: usize, next: Option<&str>) {
-    let Some(next) = next else { return };
+    if let Some(next) = next {
+        next_page(response, call, path, &[("n", &most.to_string()), ("last", next)]);
+    }
+}
+
+/// RFC 8288, as the spec wants it: `Link: <…>; rel="next"`.
+fn next_page(response: &mut Response<Body>, call: &Call<'_>, path: &str, parameters: &[(&str, &str)]) {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("n", &most.to_string()).append_pair("last", next);
+    query.extend_pairs(parameters);
     if let Some(ns) = crate::router::parameter(call.query, "ns") {
         query.append_pair("ns", &ns);
     }
@@ -102,6 +108,7 @@ pub(crate) async fn referrers(
     asked: &Asked,
     subject: &artifact::Digest,
     artifact_type: Option<&str>,
+    last: Option<&artifact::Digest>,
 ) -> Result<Response<Body>, Refusal> {
     let meant = match resolve::to_read(call, asked, Sought::Referrers(subject)).await {
         Ok(meant) => Some(meant),
@@ -110,12 +117,12 @@ pub(crate) async fn referrers(
         Err(refusal) if !refusal.denied && matches!(refusal.code, "MANIFEST_UNKNOWN" | "NAME_UNKNOWN") => None,
         Err(refusal) => return Err(refusal),
     };
-    let mut manifests = Vec::new();
+    let (mut manifests, mut next) = (Vec::new(), None);
     if let Some(meant) = &meant {
-        for referrer in call.site.stock().referrers(&meant.repository, subject).await? {
-            if artifact_type.is_some_and(|wanted| referrer.artifact_type.as_deref() != Some(wanted)) {
-                continue;
-            }
+        let stock = call.site.stock();
+        let (referrers, more) = stock.referrers_after(&meant.repository, subject, artifact_type, last).await?;
+        next = referrers.last().map(|referrer| referrer.digest.to_string()).filter(|_| more);
+        for referrer in referrers {
             let mut descriptor =
                 json!({ "mediaType": referrer.media_type, "digest": referrer.digest, "size": referrer.size });
             if let Some(kind) = referrer.artifact_type {
@@ -132,6 +139,12 @@ pub(crate) async fn referrers(
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type::OCI_INDEX));
     if artifact_type.is_some() {
         response.headers_mut().insert(FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
+    }
+    if let Some(next) = next {
+        let path = format!("{}{}/referrers/{subject}", asked.base, without_base(asked));
+        let filter = artifact_type.map(|wanted| ("artifactType", wanted));
+        let parameters: Vec<_> = filter.into_iter().chain([("last", next.as_str())]).collect();
+        next_page(&mut response, call, &path, &parameters);
     }
     if let Some(meant) = &meant {
         name_the_namespace(&mut response, meant);

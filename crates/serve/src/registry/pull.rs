@@ -1,6 +1,8 @@
 //! `end-2` and `end-3`: manifests and blobs. `Accept` selects nothing: an index is answered as the index it is, and
 //! the client chooses from it.
 
+use std::time::Instant;
+
 use artifact::Digest;
 use http::{Response, StatusCode};
 use store::Blob;
@@ -8,13 +10,18 @@ use store::Blob;
 use crate::auth::Verb;
 use crate::body::Body;
 use crate::content::{Source, Thing};
+use crate::proxy::Failure;
 use crate::refusal::Refusal;
 use crate::registry::Call;
 use crate::resolve::{self, Meant, Sought};
 use crate::router::{Asked, Reference};
 use crate::site::Moment;
 
-pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Reference) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn manifest(
+    mut call: Call<'_>,
+    asked: &Asked,
+    reference: &Reference,
+) -> Result<Response<Body>, Refusal> {
     let stock = call.site.stock();
     let moment = call.site.moment();
     let meant = match resolve::to_read(&call, asked, Sought::Manifest(reference)).await {
@@ -29,14 +36,29 @@ pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Referenc
     };
     let repository = &meant.repository;
     let missing = || Refusal::manifest_unknown(&repository.to_string(), &reference.text());
-    let digest = match reference {
-        Reference::Digest(digest) => *digest,
-        Reference::Tag(tag) => stock.entry(repository, tag).await?.ok_or_else(missing)?.digest,
+    let proxied = call.site.proxied(repository);
+    let mut until = None;
+    let digest = match (reference, &proxied) {
+        (Reference::Digest(digest), _) => *digest,
+        (Reference::Tag(tag), None) => stock.entry(repository, tag).await?.ok_or_else(missing)?.digest,
+        (Reference::Tag(tag), Some((proxy, policy))) => {
+            let asked = proxy.tag(policy, repository, tag).await;
+            // What a tag is may be another thing then, without any change here.
+            until = proxy.fresh_until(policy, repository, tag);
+            call.key = call.key.filter(|_| until.is_some());
+            asked.map_err(|failure| failure.refusal(missing()))?
+        }
     };
-    let Some(found) = stock.granted_manifest(repository, &digest).await? else {
-        return Err(left_out(&call, &meant, &digest).await?.unwrap_or_else(missing));
+    let found = match (stock.granted_manifest(repository, &digest).await?, &proxied) {
+        (Some(found), _) => found,
+        (None, None) => return Err(left_out(&call, &meant, &digest).await?.unwrap_or_else(missing)),
+        (None, Some((proxy, policy))) => {
+            let asked = proxy.manifest(policy, repository, &digest).await;
+            asked.map_err(|failure| failure.refusal(missing()))?
+        }
     };
-    if !found.complete {
+    // What its upstream still has is as good as here.
+    if !found.complete && proxied.is_none() {
         let mut refusal = missing();
         refusal.message =
             format!("{repository} {} is not whole here yet: parts of it are still to be loaded", reference.text());
@@ -44,7 +66,7 @@ pub(crate) async fn manifest(call: Call<'_>, asked: &Asked, reference: &Referenc
     }
     let thing =
         Thing::new(digest, &found.media_type, Source::Memory(found.bytes)).of_registry(meant.namespace.as_deref());
-    Ok(remembered(call, moment, meant, thing))
+    Ok(remembered(call, until, moment, meant, thing))
 }
 
 pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> Result<Response<Body>, Refusal> {
@@ -68,18 +90,31 @@ pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> 
     }
     let meant = resolve::to_read(&call, asked, Sought::Blob(digest)).await?;
     let repository = &meant.repository;
-    let Some(blob) = stock.granted_blob(repository, digest).await? else {
-        let missing = || Refusal::blob_unknown(&repository.to_string(), digest);
+    if let Some(blob) = stock.granted_blob(repository, digest).await? {
+        return found(call, moment, meant, &blob).await;
+    }
+    let missing = || Refusal::blob_unknown(&repository.to_string(), digest);
+    let Some((proxy, _)) = call.site.proxied(repository) else {
         return Err(left_out(&call, &meant, digest).await?.unwrap_or_else(missing));
     };
-    found(call, moment, meant, &blob).await
+    let source = async {
+        let size = proxy.size(repository, digest).await?;
+        // Who only looks is told, and nothing is fetched for that: another cache may stand before this one.
+        if call.head {
+            return Ok(Source::Elsewhere(size));
+        }
+        Ok(Source::File(proxy.blob(repository, digest, size).await?))
+    };
+    let source = source.await.map_err(|failure: Failure| failure.refusal(missing()))?;
+    let thing = Thing::new(*digest, "application/octet-stream", source).of_registry(meant.namespace.as_deref());
+    Ok(thing.answer(call.head, call.headers))
 }
 
 async fn found(call: Call<'_>, moment: Moment, meant: Meant, blob: &Blob) -> Result<Response<Body>, Refusal> {
     let opened = call.site.open(blob).await;
     let source = Source::File(opened.map_err(|refusal| lost(refusal, &meant, &blob.digest))?);
     let thing = Thing::new(blob.digest, "application/octet-stream", source).of_registry(meant.namespace.as_deref());
-    Ok(remembered(call, moment, meant, thing))
+    Ok(remembered(call, None, moment, meant, thing))
 }
 
 /// A blob whose file is gone is one that is not here: a client then pushes it again, or asks another server.
@@ -93,10 +128,10 @@ fn is_not_found(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool
     error.downcast_ref::<store::Error>().is_some_and(store::Error::is_not_found)
 }
 
-fn remembered(call: Call<'_>, moment: Moment, meant: Meant, thing: Thing) -> Response<Body> {
+fn remembered(call: Call<'_>, until: Option<Instant>, moment: Moment, meant: Meant, thing: Thing) -> Response<Body> {
     let response = thing.answer(call.head, call.headers);
     if let Some(key) = call.key {
-        call.site.remember(key, moment, meant, thing);
+        call.site.remember_until(until, key, moment, meant, thing);
     }
     response
 }

@@ -165,7 +165,7 @@ async fn put() {
 #[tokio::test(flavor = "multi_thread")]
 async fn delete_a_tag() {
     let site = Site::start().await;
-    let image = site.image("", "app", "1", "layer").await;
+    site.image("", "app", "1", "layer").await;
     assert_eq!(site.request(Method::DELETE, "/v2/app/manifests/1").send().await.unwrap().status(), 401);
     assert_eq!(site.admin(Method::DELETE, "/v2/app/manifests/1").send().await.unwrap().status(), 202);
     assert_eq!(site.get("/v2/app/manifests/1").await.status(), 404);

@@ -10,7 +10,7 @@ use super::credentials::Credential;
 use crate::body::Body;
 use crate::error::{Error, Result, shown};
 use crate::page;
-use crate::retry::{ATTEMPTS, retried};
+use crate::retry::retried;
 use crate::transport::{Ask, Transport};
 
 /// A token's answer may have so many bytes.
@@ -67,7 +67,7 @@ pub(super) async fn fetch(transport: &Transport, wanted: &Wanted<'_>, credential
             ask.url.query_pairs_mut().extend_pairs(fields);
         }
     }
-    retried(ATTEMPTS, || once(transport, &ask, wanted.host)).await
+    retried(transport.attempts(), || once(transport, &ask, wanted.host)).await
 }
 
 async fn once(transport: &Transport, ask: &Ask, host: &str) -> Result<Held> {

@@ -1,0 +1,228 @@
+//! Blobs on their way here: each is fetched once, and read by all who asked for it while it comes.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use artifact::{Descriptor, Digest, Repository};
+use bundle::Extent;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use store::{Change, Incoming, NewBlob};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use upstream::Sink;
+
+use super::{BLOBS, Failure, Growth, Proxy};
+use crate::body::OpenBlob;
+use crate::metrics::{Metrics, Proxied};
+
+/// So many may be under way before it is looked whether somebody waits for each.
+const FORGOTTEN: usize = 1000;
+
+type Key = (Repository, Digest);
+
+/// Blobs that are under way.
+#[derive(Default)]
+pub(super) struct Fetches {
+    /// By the repository that will show them: another one's upstream has not given them.
+    under_way: Mutex<HashMap<Key, Arc<OnceCell<Coming>>>>,
+    /// Each upstream's. A fetch keeps a thread busy: who waits for a place shall not.
+    places: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+/// A blob, and how far it has come.
+#[derive(Clone)]
+struct Coming {
+    blob: Arc<OpenBlob>,
+    growth: Option<Arc<Growth>>,
+}
+
+impl Fetches {
+    fn cell(&self, key: &Key) -> Arc<OnceCell<Coming>> {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if under_way.len() >= FORGOTTEN {
+            // Whoever asked for those went away before they had begun.
+            under_way.retain(|_, cell| cell.initialized() || Arc::strong_count(cell) > 1);
+        }
+        Arc::clone(under_way.entry(key.clone()).or_default())
+    }
+
+    fn remove(&self, key: &Key) {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// Waits for a place among those that come from this host.
+    async fn place(&self, host: &str) -> Result<OwnedSemaphorePermit, Failure> {
+        let places = {
+            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(places.entry(host.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(BLOBS))))
+        };
+        places.acquire_owned().await.map_err(Failure::inside)
+    }
+}
+
+impl Proxy {
+    /// A blob that this repository has not, of so many bytes: its upstream's. It may still be on its way when this
+    /// returns, but its first bytes are here.
+    pub(crate) async fn blob(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Arc<OpenBlob>, Failure> {
+        let key = (repository.clone(), *digest);
+        let cell = self.fetches.cell(&key);
+        let coming = match cell.get_or_try_init(|| self.begin(key.clone(), size)).await {
+            Ok(coming) => coming.clone(),
+            Err(failure) => {
+                self.fetches.remove(&key);
+                self.metrics.proxied(Proxied::Failed);
+                return Err(failure);
+            }
+        };
+        if let Some(growth) = coming.growth {
+            growth.begun().await.inspect_err(|_| self.metrics.proxied(Proxied::Failed))?;
+        }
+        self.metrics.proxied(Proxied::Miss);
+        Ok(coming.blob)
+    }
+
+    async fn begin(self: &Arc<Self>, key: Key, size: u64) -> Result<Coming, Failure> {
+        let (repository, digest) = &key;
+        // Somebody may have brought it between our caller's look and this one.
+        let mut there = self.store.granted_blob(repository, digest).await?;
+        if there.is_none() && self.is_elsewhere_too(repository, digest, size).await? {
+            let mut change = Change::new();
+            change.grant_blob(repository, digest);
+            match self.store.apply(change).await {
+                Ok(_) => self.settle(repository, digest).await?,
+                // It was collected in this very moment.
+                Err(store::Error::Missing { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            there = self.store.granted_blob(repository, digest).await?;
+        }
+        if let Some(there) = there {
+            let store = self.store.clone();
+            let opened = tokio::task::spawn_blocking(move || {
+                let (path, file) = (PathBuf::from(&there.key), Arc::new(store.open_blob(&there)?));
+                let piece = Extent { path, file, offset: 0, size: there.size };
+                Ok::<_, store::Error>(OpenBlob::of_store(there.digest, piece))
+            });
+            self.fetches.remove(&key);
+            return Ok(Coming { blob: Arc::new(opened.await.map_err(Failure::inside)??), growth: None });
+        }
+        let place = self.fetches.place(&repository.host).await?;
+        let growth = Arc::new(Growth::new(size));
+        let hearing = Arc::clone(&growth);
+        let (incoming, file) = Incoming::resume(&self.store, digest, move |written| hearing.tell(written)).await?;
+        growth.tell(store::Written::UpTo(incoming.len()));
+        let piece = Extent { path: PathBuf::from(digest.to_string()), file: Arc::new(file), offset: 0, size };
+        let blob = Arc::new(OpenBlob::growing(*digest, piece, Arc::clone(&growth)));
+        let coming = Coming { blob, growth: Some(growth) };
+        let (proxy, running) = (Arc::clone(self), coming.clone());
+        // Whoever asked may go away; others follow, and what has come is worth having.
+        tokio::spawn(async move {
+            proxy.fetch(key, size, incoming, running).await;
+            drop(place);
+        });
+        Ok(coming)
+    }
+
+    /// Whether another repository of the same upstream has brought a blob, and the upstream says that this one has it too:
+    /// its layers are shared by many, and need not come again for each.
+    async fn is_elsewhere_too(&self, repository: &Repository, digest: &Digest, size: u64) -> Result<bool, Failure> {
+        let there = self.store.blob_of_host(&repository.host, digest).await?;
+        if there.is_none_or(|there| there.size != size) {
+            return Ok(false);
+        }
+        self.metrics.asked_upstream();
+        let told = self.questions.blob_size(repository, digest).boxed().await;
+        // If it does not tell, it may yet send it.
+        Ok(told.is_ok_and(|told| told == size))
+    }
+
+    async fn fetch(self: Arc<Self>, key: Key, size: u64, incoming: Incoming, coming: Coming) {
+        let (repository, digest) = &key;
+        let end = match self.receive(repository, digest, size, incoming).await {
+            Ok(new) => {
+                coming.blob.proven();
+                // They are right, whether the store can keep them or not.
+                if let Err(failure) = self.keep(repository, new).await {
+                    tracing::error!(%digest, "{repository} {digest} was fetched and cannot be kept: {failure}");
+                }
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        };
+        self.fetches.remove(&key);
+        if let Some(growth) = coming.growth {
+            growth.end(end);
+        }
+    }
+
+    async fn receive(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        size: u64,
+        incoming: Incoming,
+    ) -> Result<NewBlob, Failure> {
+        let descriptor = Descriptor {
+            media_type: "application/octet-stream".to_owned(),
+            digest: *digest,
+            size,
+            // Where else a manifest says that it lies is the client's affair: nobody sends this server there.
+            urls: Vec::new(),
+            platform: None,
+            artifact_type: None,
+            annotations: None,
+        };
+        self.metrics.asked_upstream();
+        let mut receiving = Receiving { incoming, metrics: &self.metrics };
+        let received = self.downloads.blob(repository, &descriptor, &mut receiving).await;
+        if let Err(error) = received {
+            // When it was the store that would take no more, it says so here.
+            receiving.incoming.stop().await?;
+            return Err(self.failed(repository, &error));
+        }
+        match receiving.incoming.finish().await {
+            Err(store::Error::Mismatch { expected, found }) => {
+                self.metrics.upstream_failed();
+                tracing::error!(%digest, "{repository}: the upstream sent {found} for {expected}; nothing of it was kept");
+                Err(Failure::NoAnswer(format!("the upstream {} sent other bytes for {digest}", repository.host)))
+            }
+            finished => Ok(finished?),
+        }
+    }
+
+    async fn keep(&self, repository: &Repository, new: NewBlob) -> Result<(), Failure> {
+        let digest = *new.digest();
+        let mut change = Change::new();
+        change.blob(Some(repository), new);
+        self.store.apply(change).await?;
+        self.settle(repository, &digest).await
+    }
+}
+
+/// What comes, counted.
+struct Receiving<'a> {
+    incoming: Incoming,
+    metrics: &'a Metrics,
+}
+
+impl Sink for Receiving<'_> {
+    fn len(&self) -> u64 {
+        self.incoming.len()
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.metrics.received_from_upstream(bytes.len() as u64);
+        self.incoming.write(bytes).await
+    }
+
+    async fn restart(&mut self) -> io::Result<()> {
+        self.incoming.restart().await
+    }
+}
