@@ -113,7 +113,8 @@ pub(crate) async fn referrers(
     let meant = match resolve::to_read(call, asked, Sought::Referrers(subject)).await {
         Ok(meant) => Some(meant),
         // A registry that lists referrers never says that it does not: clients would turn to the fallback tag.
-        Err(refusal) if matches!(refusal.code, "MANIFEST_UNKNOWN" | "NAME_UNKNOWN") => None,
+        // But what may not be seen is 404.
+        Err(refusal) if !refusal.denied && matches!(refusal.code, "MANIFEST_UNKNOWN" | "NAME_UNKNOWN") => None,
         Err(refusal) => return Err(refusal),
     };
     let (mut manifests, mut next) = (Vec::new(), None);

@@ -95,6 +95,32 @@ async fn a_manifest_that_names_anothers_layer_gets_it_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_left_out_of_a_push_is_not_taken_from_another() {
+    let (site, image, word) = closed().await;
+    let config = push(&site, &word, b"{}").await;
+    let own = push(&site, &word, b"own layer!").await;
+    let mut both = Vec::new();
+    for (tag, layer) in [("1", image.layer), ("2", Digest::of(b"nowhere"))] {
+        let mut manifest = image_of(config, own, media_type::OCI_LAYER_GZIP);
+        let absent = json!({ "mediaType": media_type::OCI_LAYER_GZIP, "digest": layer, "size": 10 });
+        manifest["layers"].as_array_mut().unwrap().push(absent);
+        let answer = put(&site, &word, media_type::OCI_MANIFEST, tag, &manifest).await;
+        let parent = Digest::of(manifest.to_string().as_bytes()).to_string();
+        both.push(told(answer, &[&layer.to_string(), &parent]).await);
+        let path = format!("/v2/mine/app/blobs/{layer}");
+        let got = as_thief(&site, &word, Method::GET, &path).send().await.unwrap();
+        assert_eq!(got.status(), 404);
+        both.push(told(got, &[&layer.to_string(), &parent]).await);
+        // Nor by a mount that names no source.
+        let mount = format!("/v2/mine/app/blobs/uploads/?mount={layer}");
+        let answer = as_thief(&site, &word, Method::POST, &mount).send().await.unwrap();
+        assert_eq!(answer.status(), 202);
+        both.push(told(answer, &[]).await);
+    }
+    assert_eq!(both[..3], both[3..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_layer_that_is_called_foreign_is_not_given_either() {
     let (site, image, word) = closed().await;
     let config = push(&site, &word, b"{}").await;
@@ -235,7 +261,9 @@ async fn nobody_learns_what_there_is_from_how_it_is_refused() {
                 }
                 assert_eq!(both[0], both[1], "{caller} {method} {here} {gone}");
                 let status = both[0].status;
-                let is_list = here.contains("/?q=") || here.contains("_catalog") || here.contains("/referrers/");
+                // By rule 4 no repository is meant, and nothing refers to what is nowhere.
+                let by_search = here.contains("/v2/secret/") && !here.contains("ns=") && here.contains("/referrers/");
+                let is_list = here.contains("/?q=") || here.contains("_catalog") || by_search;
                 let expected = if caller == "thief" { 404 } else { 401 };
                 assert!(status == expected || (is_list && status == 200), "{caller} {method} {here}: {status}");
             }
