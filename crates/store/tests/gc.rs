@@ -235,11 +235,14 @@ fn referrer(subject: &Digest) -> Bytes {
 
 // The interleavings, against a model: what is marked from the roots is what peeling leaves.
 
+/// Its bytes, the layers and the manifests that it points at, and its subject.
+type Document = (Bytes, Vec<usize>, Vec<usize>, Option<usize>);
+
 /// What there is to push: layers by number, manifests of them, an index, and what refers to those.
 struct World {
     layers: Vec<Vec<u8>>,
-    /// Children before parents: its bytes, the layers and the manifests that it points at, and its subject.
-    documents: Vec<(Bytes, Vec<usize>, Vec<usize>, Option<usize>)>,
+    /// Children before parents.
+    documents: Vec<Document>,
     repositories: [Repository; 3],
 }
 
@@ -447,7 +450,7 @@ async fn play(steps: &[Step]) {
                 ahead += seconds;
             }
             Step::Restore(back, local) => {
-                restore(&store, &mut model, &world, model_generation(&store).await - back, *local).await
+                restore(&store, &mut model, &world, model_generation(&store).await - back, *local).await;
             }
             Step::Gc(keep) => {
                 let before = store.now() - GRACE;
