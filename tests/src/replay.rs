@@ -220,6 +220,15 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// How many bytes the file has by now.
+    fn length(&self, file: usize) -> u64 {
+        self.events.iter().fold(0, |length, event| match event {
+            Event::Write(written, offset, bytes) if *written == file => length.max(offset + bytes.len() as u64),
+            Event::Truncate(cut, to) if *cut == file => *to,
+            _ => length,
+        })
+    }
+
     fn take(&mut self, call: &str, from: usize) -> Result<()> {
         let (name, rest) = call.split_once('(').context("a call has arguments")?;
         let Some((arguments, result)) = rest.rsplit_once(" = ") else { return Ok(()) };
@@ -242,7 +251,6 @@ impl Reader<'_> {
                 if flags.contains("O_DIRECTORY") {
                     return Ok(());
                 }
-                ensure!(!flags.contains("O_APPEND"), "a file that is appended to");
                 let file = match self.names.get(&path) {
                     Some(file) => *file,
                     None if flags.contains("O_CREAT") => {
@@ -257,7 +265,9 @@ impl Reader<'_> {
                 if flags.contains("O_TRUNC") {
                     self.events.push(Event::Truncate(file, 0));
                 }
-                self.files.insert(descriptor, (file, 0));
+                // One process writes here: what is appended goes to where the file ended when it was opened.
+                let at = if flags.contains("O_APPEND") { self.length(file) } else { 0 };
+                self.files.insert(descriptor, (file, at));
             }
             "close" => drop(self.files.remove(&descriptor(argument(0)?)?)),
             "lseek" => {

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return refused(&error),
     };
-    log();
+    log(matches!(command, commands::Command::Serve(_)));
     // A bundle may have more volumes, and a layout's folder more files, than the usual limit.
     serve::raise_descriptors();
     let terminal = Arc::new(Terminal::new(json, quiet));
@@ -79,9 +79,11 @@ fn refused(error: &clap::Error) -> ExitCode {
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// `RUST_LOG` says how much of the log goes to stderr; nothing by default but what is wrong.
-fn log() {
+/// `RUST_LOG` says how much of the log goes to stderr. By default that is what is wrong, and of a server what its operator
+/// should look at, too: a command says such things itself.
+fn log(serves: bool) {
+    let usual = if serves { "error,naru=warn,serve=warn,store=warn,bundle=warn,upstream=warn" } else { "error" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

@@ -82,8 +82,10 @@ async fn identified(
     })?;
     let reading = matches!(head.method, Method::GET | Method::HEAD);
     let host = head.headers.get(HOST).and_then(|value| value.to_str().ok()).or_else(|| head.uri.host());
+    // Who may push asks so for what need not be sent, and that is noted each time: until the push it is not collected.
+    let before_a_push = head.method == Method::HEAD && caller.is_known() && path.contains("/blobs/");
     // The warm path: what was asked in these words before, by who may do as much, is in memory.
-    let key = reading.then(|| {
+    let key = (reading && !before_a_push).then(|| {
         let mut key = String::with_capacity(160);
         caller.mark(&mut key);
         let _ = write!(key, "{} {}", host.unwrap_or_default(), head.uri);

@@ -31,6 +31,30 @@ async fn in_one_put() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_before_a_push_keeps_it_from_being_collected() {
+    let site = Site::start().await;
+    let (hour, day) = (60 * 60, 24 * 60 * 60);
+    let digest = site.blob(&artifact::Repository::image("", "app"), b"layer").await;
+    let path = format!("/v2/app/blobs/{digest}");
+    let collect = async || {
+        let before = site.store.now() - day;
+        let sweep = store::Sweep { before, keep: 0, pinned: &|_| false, report: &drop, dry_run: false };
+        site.store.gc(&sweep).await.unwrap().blobs
+    };
+    // The answer is in memory from the first time on; that it was asked for is noted each time.
+    for _ in 0..4 {
+        assert_eq!(site.admin(Method::HEAD, &path).send().await.unwrap().status(), 200);
+        site.store.pass(day - hour);
+        assert_eq!(collect().await, 0);
+    }
+    // Who only pulls keeps nothing.
+    assert_eq!(site.request(Method::HEAD, &path).send().await.unwrap().status(), 200);
+    site.store.pass(2 * hour);
+    assert_eq!(collect().await, 1);
+    assert_eq!(site.admin(Method::HEAD, &path).send().await.unwrap().status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn in_chunks() {
     let site = Site::start().await;
     let bytes: Vec<u8> = (0..250).cycle().take(1_000_000).collect();

@@ -53,7 +53,7 @@ pub(super) async fn forward(folder: &Path, path: &Path, pool: &SqlitePool, forma
         return Ok(());
     }
     let copy = copy(folder, path, pool, format).await?;
-    tracing::info!(copy = %copy.display(), "the catalog has format {format} and becomes {FORMAT}; it was copied to {}", copy.display());
+    tracing::warn!(copy = %copy.display(), "the catalog has format {format} and becomes {FORMAT}; it was copied to {}", copy.display());
     let migrated = async {
         let mut transaction: Transaction<'_, Sqlite> = pool.begin_with("BEGIN IMMEDIATE").await?;
         for step in steps {
