@@ -79,6 +79,16 @@ fn commands_reach_a_store_that_is_served() {
     assert_eq!(server.end(Signal::TERM), Some(0));
     assert!(!folder.join("store/naru.sock").exists());
     assert!(out(&naru(folder, &["ls"])).starts_with("file   local/a"));
+
+    // What is removed stays for a day, unless it shall go at once: in the very same second.
+    out(&naru(folder, &["rm", "local/a"]));
+    assert!(out(&naru(folder, &["gc"])).ends_with("gone: 0 manifests, 0 blobs (0 B)\n"));
+    let would = out(&naru(folder, &["gc", "--grace", "0", "--dry-run"]));
+    assert!(
+        would.contains("unnamed  local local") && would.ends_with("would go: 0 manifests, 1 blobs (3 B)\n"),
+        "{would}"
+    );
+    assert!(out(&naru(folder, &["gc", "--grace", "0"])).ends_with("gone: 0 manifests, 1 blobs (3 B)\n"));
 }
 
 /// A server that was told to end hangs up a moment before it lets the store go; who comes then waits for that.

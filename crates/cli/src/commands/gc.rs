@@ -64,7 +64,8 @@ pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> an
         voice.say(&format!("the bundle {} ({}) is given up", one.words(), one.id.hex()));
     }
     let receipt = roots::in_force(store).await?;
-    let mut before = store.now().saturating_sub(request.grace);
+    // No grace is none, for what was brought in this very second and by a clock that was ahead, too.
+    let mut before = if request.grace == 0 { i64::MAX } else { store.now().saturating_sub(request.grace) };
     for one in &waiting {
         voice.warn(&format!(
             "the bundle {} ({}) waits for what is missing of it: what came since its first volume stays. `naru load` the \

@@ -8,6 +8,7 @@ UPDATE manifest SET renewed = unixepoch();
 UPDATE blob SET renewed = unixepoch();
 UPDATE repository_blob SET renewed = unixepoch();
 UPDATE repository_manifest SET renewed = unixepoch();
+CREATE INDEX change_old ON change (repository, json_extract(old, '$.digest')) WHERE old IS NOT NULL;
 CREATE TABLE condemned (key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE INDEX repository_shown ON repository (kind, CASE host WHEN '' THEN name ELSE host || '/' || name END);
 CREATE TABLE account (

@@ -95,6 +95,7 @@ CREATE TABLE change (
     new        TEXT                  -- the entry after; NULL: it was removed
 ) STRICT;
 CREATE INDEX change_generation ON change (generation);
+CREATE INDEX change_old ON change (repository, json_extract(old, '$.digest')) WHERE old IS NOT NULL;
 
 -- Since format 2: which Naru made each format of this catalog, the last one being what it has.
 CREATE TABLE format (
