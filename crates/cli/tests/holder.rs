@@ -85,7 +85,7 @@ fn commands_reach_a_store_that_is_served() {
     assert!(out(&naru(folder, &["gc"])).ends_with("gone: 0 manifests, 0 blobs (0 B)\n"));
     let would = out(&naru(folder, &["gc", "--grace", "0", "--dry-run"]));
     assert!(
-        would.contains("unnamed  local local") && would.ends_with("would go: 0 manifests, 1 blobs (3 B)\n"),
+        would.contains("unnamed  local  sha256:ba7816bf") && would.ends_with("would go: 0 manifests, 1 blobs (3 B)\n"),
         "{would}"
     );
     assert!(out(&naru(folder, &["gc", "--grace", "0"])).ends_with("gone: 0 manifests, 1 blobs (3 B)\n"));
