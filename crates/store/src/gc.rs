@@ -114,7 +114,6 @@ type Place = (i64, Vec<u8>);
 /// One step: what went of the rows after `after`, and where the next begins.
 struct Step {
     gone: Vec<Gone>,
-    keys: Vec<String>,
     next: Option<Place>,
 }
 
@@ -160,13 +159,13 @@ impl Store {
                         Ok(())
                     });
                     committed.await.map_err(|error| self.failed(error))?;
-                    let Some(Step { gone, keys, next }) = step else { break };
+                    let Some(Step { gone, next }) = step else { break };
                     went += gone.len();
                     swept.count(&gone);
-                    gone.into_iter().for_each(sweep.report);
-                    if !keys.is_empty() {
+                    if layer == Layer::Blobs && !gone.is_empty() {
                         self.bury().await?;
                     }
+                    gone.into_iter().for_each(sweep.report);
                     place = next;
                 }
                 changed |= went > 0;
@@ -184,17 +183,18 @@ impl Store {
 
     /// The same in one transaction, which is taken back.
     async fn rehearse(&self, sweep: &Sweep<'_>) -> Result<Swept> {
-        let (mut swept, mut done) = (Swept::default(), false);
+        let (mut swept, mut done, mut all) = (Swept::default(), false, Vec::new());
         let rehearsed = catalog::transaction(self.inner.catalog.writer(), async |db| {
             for layer in Layer::ALL {
                 loop {
                     let mut went = 0;
                     let mut place = Some((0, Vec::new()));
                     while let Some(after) = place {
-                        let Step { gone, next, .. } = take(db, layer, &after, sweep).await?;
+                        let Step { gone, next } = take(db, layer, &after, sweep).await?;
                         went += gone.len();
                         swept.count(&gone);
-                        gone.into_iter().for_each(sweep.report);
+                        // Told afterwards: whoever reads it page by page keeps nobody from writing.
+                        all.extend(gone);
                         place = next;
                     }
                     if went == 0 || !layer.is_deep() {
@@ -206,10 +206,11 @@ impl Store {
             Err(sqlx::Error::RowNotFound)
         });
         match rehearsed.await {
-            Err(_) if done => Ok(swept),
-            Err(error) => Err(self.failed(error)),
-            Ok(()) => Ok(swept),
+            Err(error) if !done => return Err(self.failed(error)),
+            _ => {}
         }
+        all.into_iter().for_each(sweep.report);
+        Ok(swept)
     }
 
     /// Removes the bytes of condemned keys; those that an earlier run left, too.
@@ -332,7 +333,7 @@ async fn grants(
             })
         }));
     }
-    Ok(Step { gone, keys: Vec::new(), next: end })
+    Ok(Step { gone, next: end })
 }
 
 /// Digests of the rows of a table that come next and are loose, and where the step after this one begins.
@@ -379,12 +380,12 @@ async fn manifests(db: &mut SqliteConnection, after: &Place, sweep: &Sweep<'_>) 
         }
     }
     let gone = loose.into_iter().map(|digest| Gone::Manifest { digest }).collect();
-    Ok(Step { gone, keys: Vec::new(), next })
+    Ok(Step { gone, next })
 }
 
 async fn blob_rows(db: &mut SqliteConnection, after: &Place, sweep: &Sweep<'_>) -> sqlx::Result<Step> {
     let (loose, next) = loose_rows(db, "blob", "repository_blob", &after.1, sweep).await?;
-    let (mut gone, mut keys) = (Vec::new(), Vec::new());
+    let mut gone = Vec::new();
     for digest in loose {
         let row: (i64, String) = sqlx::query_as("DELETE FROM blob WHERE digest = $1 RETURNING size, key")
             .bind(digest.as_bytes())
@@ -395,9 +396,8 @@ async fn blob_rows(db: &mut SqliteConnection, after: &Place, sweep: &Sweep<'_>) 
             .execute(&mut *db)
             .await?;
         gone.push(Gone::Blob { digest, size: row.0.cast_unsigned() });
-        keys.push(row.1);
     }
-    Ok(Step { gone, keys, next })
+    Ok(Step { gone, next })
 }
 
 #[cfg(test)]
