@@ -24,6 +24,7 @@ mod stock;
 // Connections.
 mod holder;
 mod listener;
+mod room;
 mod tls;
 
 // Who may come in, as commands say it.

@@ -1,11 +1,12 @@
 //! `end-4` to `end-6`, `end-11`, `end-13` and `end-14`: blobs that are pushed.
 //!
-//! Bytes go from the connection through a bounded channel to a blocking thread that hashes and writes them. The thread
-//! holds the session while it writes, so a client that is cut off leaves what arrived, and may ask where to go on. What
-//! the store keeps of an upload outlives the server ([`Store::begin_upload`]): a session that is not in memory is
+//! Bytes go from the connection, some pieces at a time, to a blocking thread that hashes and writes them. The thread
+//! holds the session while it writes, so a client that is cut off leaves what was written, and may ask where to go on.
+//! What the store keeps of an upload outlives the server ([`Store::begin_upload`]): a session that is not in memory is
 //! looked for there.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use artifact::{Algorithm, Digest, Repository};
@@ -14,7 +15,7 @@ use http::header::{CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use store::{BlobWriter, Change, Store};
-use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::arriving::Arriving;
 use crate::body::Body;
@@ -27,7 +28,7 @@ use crate::site::Site;
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
-/// Sessions at a time.
+/// Sessions that are held open.
 const MOST: usize = 1024;
 /// A session that nobody has asked about for so many seconds is dropped with its bytes.
 const IDLE: i64 = 24 * 60 * 60;
@@ -60,8 +61,14 @@ impl Uploads {
             return Ok(Arc::clone(found));
         }
         if sessions.len() >= MOST {
-            let message = "too many uploads are open; finish or cancel some";
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message));
+            // One that nobody has in hand need not be held open: whoever goes on with it finds its file.
+            let is_left = |session: &Session| Arc::strong_count(&session.writer) == 1;
+            let left = sessions.iter().find(|(_, session)| Arc::strong_count(session) == 1 && is_left(session));
+            let Some(left) = left.map(|(id, _)| id.clone()) else {
+                let message = "too many uploads are being written; try again when some have ended";
+                return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message));
+            };
+            sessions.remove(&left);
         }
         let writer = Arc::new(tokio::sync::Mutex::new(Some(writer)));
         let session = Arc::new(Session { repository: repository.clone(), writer });
@@ -91,6 +98,13 @@ impl Uploads {
 
     fn remove(&self, id: &str) {
         self.sessions().remove(id);
+    }
+
+    /// Forgets a session that was given up by what `refusal` says.
+    fn given_up(&self, id: &str, refusal: &Refusal) {
+        if refusal.status == StatusCode::INSUFFICIENT_STORAGE {
+            self.remove(id);
+        }
     }
 }
 
@@ -188,7 +202,8 @@ pub(crate) async fn patch(call: &Call<'_>, asked: &Asked, id: &str, body: Arrivi
     let guard = Arc::clone(&session.writer).lock_owned().await;
     let before = guard.as_ref().ok_or_else(unknown)?.len();
     let announced = content_range(call, asked, id, before)?;
-    let guard = receive(call, guard, body).await?;
+    let received = receive(call, guard, body).await;
+    let guard = received.inspect_err(|refusal| call.site.uploads.given_up(id, refusal))?;
     let after = guard.as_ref().ok_or_else(unknown)?.len();
     // What is acknowledged is kept. The guard stays here, so that nobody goes on behind bytes that are not.
     let guard = tokio::task::spawn_blocking(move || guard.as_ref().map_or(Ok(()), BlobWriter::sync).map(|()| guard));
@@ -213,7 +228,8 @@ pub(crate) async fn finish(
     let guard = Arc::clone(&session.writer).lock_owned().await;
     let before = guard.as_ref().ok_or_else(unknown)?.len();
     content_range(call, asked, id, before)?;
-    let mut guard = receive(call, guard, body).await?;
+    let received = receive(call, guard, body).await;
+    let mut guard = received.inspect_err(|refusal| call.site.uploads.given_up(id, refusal))?;
     let writer = guard.take().ok_or_else(unknown)?;
     let stored = store_blob(call, asked, &meant, writer, digest).await;
     // Not before: while its file is there, another request would begin to go on with it.
@@ -245,43 +261,69 @@ pub(crate) async fn cancel(call: &Call<'_>, asked: &Asked, id: &str) -> Result<R
 /// Writes a request's body behind what the session has. Whatever ends it, the session keeps what arrived.
 async fn receive(
     call: &Call<'_>,
-    mut guard: OwnedMutexGuard<Option<BlobWriter>>,
+    guard: OwnedMutexGuard<Option<BlobWriter>>,
     mut body: Arriving,
 ) -> Result<OwnedMutexGuard<Option<BlobWriter>>, Refusal> {
     if hyper::body::Body::is_end_stream(&body) {
         return Ok(guard);
     }
-    let (sender, mut receiver) = mpsc::channel::<Bytes>(WAITING);
-    let writing = tokio::task::spawn_blocking(move || {
-        while let Some(bytes) = receiver.blocking_recv() {
-            if let Some(writer) = guard.as_mut() {
-                writer.write(&bytes)?;
-            }
+    // A thread is busy only while there is something to write: threads are few, and clients that send slowly may be many.
+    let mut guard = Some(guard);
+    let (mut writing, mut waiting, mut ended) = (None, Vec::new(), None);
+    loop {
+        if let Some(held) = guard.take_if(|_| !waiting.is_empty()) {
+            let pieces: Vec<Bytes> = std::mem::take(&mut waiting);
+            writing = Some(tokio::task::spawn_blocking(move || write(held, &pieces)));
         }
-        Ok::<_, store::Error>(guard)
-    });
-    let mut cut = None;
-    while let Some(frame) = body.frame().await {
-        match frame.map(http_body::Frame::into_data) {
-            Ok(Ok(bytes)) => {
-                call.site.metrics.received(bytes.len() as u64);
-                if sender.send(bytes).await.is_err() {
-                    break; // The disk refused; the thread says why.
+        if writing.is_none() && ended.is_some() {
+            break;
+        }
+        let written = async {
+            match &mut writing {
+                Some(writing) => writing.await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            written = written => {
+                writing = None;
+                guard = Some(written.map_err(Refusal::inside)??);
+            }
+            frame = body.frame(), if ended.is_none() && waiting.len() < WAITING => match frame {
+                Some(Ok(frame)) => {
+                    // Trailers say nothing to us.
+                    if let Ok(bytes) = frame.into_data() {
+                        call.site.metrics.received(bytes.len() as u64);
+                        waiting.push(bytes);
+                    }
                 }
-            }
-            Ok(Err(_)) => {} // Trailers.
-            Err(error) => {
-                cut = Some(error);
-                break;
-            }
+                Some(Err(error)) => ended = Some(Err(error)),
+                None => ended = Some(Ok(())),
+            },
         }
     }
-    drop(sender);
-    let guard = writing.await.map_err(Refusal::inside)??;
-    match cut {
-        None => Ok(guard),
-        Some(error) => Err(Refusal::cut("BLOB_UPLOAD_INVALID", "the upload", &error)),
+    match ended {
+        Some(Err(error)) => Err(Refusal::cut("BLOB_UPLOAD_INVALID", "the upload", &error)),
+        _ => guard.ok_or_else(unknown),
     }
+}
+
+/// Writes pieces one behind the other. An upload that fills the disk is given up: kept for a day, it would keep everybody
+/// from writing for as long.
+fn write(
+    mut guard: OwnedMutexGuard<Option<BlobWriter>>,
+    pieces: &[Bytes],
+) -> store::Result<OwnedMutexGuard<Option<BlobWriter>>> {
+    for piece in pieces {
+        let written = guard.as_mut().map_or(Ok(()), |writer| writer.write(piece));
+        if let Err(error) = written {
+            if let Some(writer) = guard.take_if(|_| error.is_no_space()) {
+                writer.discard();
+            }
+            return Err(error);
+        }
+    }
+    Ok(guard)
 }
 
 /// Checks `Content-Range: START-END`, and returns how many bytes it announces.
