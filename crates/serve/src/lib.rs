@@ -61,3 +61,9 @@ pub use tls::keys::{self, SiteKeys};
 pub fn means_something(method: &http::Method, path: &str, query: Option<&str>, host: Option<&str>) -> bool {
     router::parse(method, path, query, host).is_ok()
 }
+
+/// Reads what came with `Authorization`, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn reads_credentials(value: &str) {
+    auth::tried(value);
+}

@@ -20,6 +20,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::arriving::Arriving;
 use crate::body::Body;
 use crate::content::DOCKER_CONTENT_DIGEST;
+use crate::range::chunk;
 use crate::refusal::Refusal;
 use crate::registry::{Call, located, name_the_namespace};
 use crate::resolve::{self, Meant, Sought};
@@ -342,14 +343,6 @@ fn content_range(call: &Call<'_>, asked: &Asked, id: &str, at: u64) -> Result<Op
     }
 }
 
-/// `0-99`, as the spec has it, or `bytes 0-99/*`, as HTTP has it.
-fn chunk(text: &str) -> Option<(u64, u64)> {
-    let text = text.strip_prefix("bytes ").unwrap_or(text);
-    let (start, end) = text.split('/').next()?.split_once('-')?;
-    let (start, end) = (start.trim().parse().ok()?, end.trim().parse::<u64>().ok()?);
-    (start <= end && end < u64::MAX).then_some((start, end))
-}
-
 /// Proves the digest, makes the bytes durable, and grants them to the repository.
 async fn store_blob(
     call: &Call<'_>,
@@ -381,25 +374,4 @@ fn progress(status: StatusCode, call: &Call<'_>, asked: &Asked, id: &str, length
     headers.extend(HeaderValue::try_from(format!("0-{}", length.saturating_sub(1))).ok().map(|value| (RANGE, value)));
     headers.extend(HeaderValue::from_str(id).ok().map(|value| (UPLOAD_UUID, value)));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::chunk;
-
-    #[test]
-    fn chunks() {
-        assert_eq!(chunk("0-99"), Some((0, 99)));
-        assert_eq!(chunk("bytes 5-5/*"), Some((5, 5)));
-        for bad in ["", "-", "5-4", "a-b", "0-", "-5", "0-18446744073709551615", "0-99999999999999999999999"] {
-            assert_eq!(chunk(bad), None, "{bad}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn never_panics(text in "(bytes )?[0-9/*-]{0,30}") {
-            let _ = chunk(&text);
-        }
-    }
 }
