@@ -30,7 +30,9 @@ mod held;
 mod incoming;
 mod lock;
 mod pages;
+mod pulls;
 mod read;
+mod retention;
 mod revoke;
 mod socket;
 mod sum;
@@ -44,6 +46,7 @@ pub use fsck::{Finding, Fsck};
 pub use gc::{Gone, Sweep, Swept};
 pub use incoming::{Incoming, Written};
 pub use read::{Blob, Candidate, Generation, Hit, Link, Referrer, StoredManifest, Usage};
+pub use retention::{Rule, Why};
 pub use socket::{Call, Caller, Socket, call};
 pub use sum::{Check, Sum};
 pub use writer::{BlobWriter, NewBlob, Patchwork};
@@ -53,7 +56,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use artifact::Digest;
+use artifact::{Digest, Repository};
 
 /// A store, held by this process. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -71,6 +74,8 @@ struct Inner {
     opened: i64,
     /// The first fsync that failed: nothing is written after it.
     stopped: Arc<OnceLock<String>>,
+    /// Manifests that were pulled, and of which the catalog does not know yet.
+    pulls: Mutex<HashSet<(Repository, Digest)>>,
     /// Partial files that a writer of this process has in hand.
     in_hand: Mutex<HashSet<Digest>>,
     /// Released last.
@@ -116,6 +121,7 @@ impl Store {
                 opened: clock::now(),
                 clock,
                 stopped,
+                pulls: Mutex::default(),
                 in_hand: Mutex::default(),
                 _lock: lock,
             }),

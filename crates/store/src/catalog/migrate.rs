@@ -15,10 +15,13 @@ use sqlx::{Sqlite, SqliteConnection, Transaction};
 use crate::{Error, Result, blobs, clock};
 
 /// What makes each format of the one before: the first makes format 2 of format 1.
-const STEPS: [&str; 2] =
-    ["CREATE TABLE format (number INTEGER PRIMARY KEY, naru TEXT NOT NULL) STRICT", include_str!("format-3.sql")];
+const STEPS: [&str; 3] = [
+    "CREATE TABLE format (number INTEGER PRIMARY KEY, naru TEXT NOT NULL) STRICT",
+    include_str!("format-3.sql"),
+    include_str!("format-4.sql"),
+];
 /// The format that this binary writes (`PRAGMA user_version`).
-pub(super) const FORMAT: i64 = 3;
+pub(super) const FORMAT: i64 = 4;
 /// This Naru.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Copies that are kept.
