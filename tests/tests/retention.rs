@@ -18,7 +18,8 @@ fn skopeo(folder: &Folder, arguments: &[&str]) -> Result<String> {
 }
 
 fn tags(folder: &Folder, serving: &Serving) -> Result<Vec<String>> {
-    let listed = skopeo(folder, &["list-tags", "--tls-verify=false", &format!("docker://{}/team/app", serving.address())])?;
+    let listed =
+        skopeo(folder, &["list-tags", "--tls-verify=false", &format!("docker://{}/team/app", serving.address())])?;
     let listed: serde_json::Value = serde_json::from_str(&listed)?;
     Ok(serde_json::from_value(listed["Tags"].clone())?)
 }
@@ -43,7 +44,10 @@ fn tags_end_by_the_rules_of_the_site() {
         }
         // Somebody pulls the oldest: nobody has the second.
         let oldest = format!("docker://{}/team/app:v1", serving.address());
-        skopeo(folder, &["copy", "--src-tls-verify=false", &oldest, &format!("dir:{}", folder.join("pulled").display())])?;
+        skopeo(
+            folder,
+            &["copy", "--src-tls-verify=false", &oldest, &format!("dir:{}", folder.join("pulled").display())],
+        )?;
         let would = naru.ok(["gc", "--dry-run"])?.stdout;
         ensure!(would.contains("local team/app:v2") && would.contains("local team/app:v3"), "{would}");
         ensure!(!would.contains("app:v1") && !would.contains("stable") && !would.contains("app:v4"), "{would}");
@@ -56,7 +60,10 @@ fn tags_end_by_the_rules_of_the_site() {
         serving.daemon.signal(rustix::process::Signal::HUP)?;
         wait_until("the refusal", || Ok(serving.daemon.said().contains("keeps nothing").then_some(())))?;
         // From now on it collects by itself.
-        std::fs::write(&configuration, "gc:\n  every: 1s\n  retention:\n  - { repositories: ['team/*'], keep_last: 1 }\n")?;
+        std::fs::write(
+            &configuration,
+            "gc:\n  every: 1s\n  retention:\n  - { repositories: ['team/*'], keep_last: 1 }\n",
+        )?;
         serving.daemon.signal(rustix::process::Signal::HUP)?;
         wait_until("the server's own collection", || Ok((tags(folder, &serving)? == ["v5"]).then_some(())))?;
         let history = naru.ok(["history"])?.stdout;
@@ -66,7 +73,10 @@ fn tags_end_by_the_rules_of_the_site() {
         std::fs::write(&configuration, "gc: { retention: [{ repositories: ['team/*'], keep_last: no }] }\n")?;
         let refused = naru.run(["gc"])?;
         ensure!(!refused.status.success() && refused.stderr.contains("serve.yaml"), "{}", refused.stderr);
-        std::fs::write(&configuration, "gc: { grace: 0, keep: 0, retention: [{ repositories: ['team/*'], keep_last: 0 }] }\n")?;
+        std::fs::write(
+            &configuration,
+            "gc: { grace: 0, keep: 0, retention: [{ repositories: ['team/*'], keep_last: 0 }] }\n",
+        )?;
         let gone = naru.ok(["gc"])?.stdout;
         ensure!(gone.contains("team/app:v5") && gone.contains("gone: 1 tags"), "{gone}");
         naru.ok(["fsck"])?;

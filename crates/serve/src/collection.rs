@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn a_rule_names_something_and_keeps_something() {
-        let rule = |retention: Retention| Collection::new(&Collecting { retention: vec![retention], ..Collecting::default() });
+        let rule =
+            |retention: Retention| Collection::new(&Collecting { retention: vec![retention], ..Collecting::default() });
         let named = Retention { repositories: vec!["team/*".to_owned()], ..Retention::default() };
         let all = Retention { keep_last: Some(3), ..named.clone() };
         assert_eq!(rule(all.clone()).unwrap().rules[0].keep_last, Some(3));

@@ -34,8 +34,7 @@ pub struct Change {
     manifests: Vec<Manifested>,
     manifest_grants: Vec<(Repository, Digest)>,
     entries: Vec<(Repository, Entry)>,
-    /// With what the entry must still be, where that matters.
-    removed: Vec<(Repository, String, Option<(Digest, i64)>)>,
+    removed: Vec<Removal>,
     renewals: Vec<Renewal>,
     /// Blobs that a repository must show already.
     pub(crate) required: Vec<(Repository, Digest)>,
@@ -46,6 +45,12 @@ pub struct Change {
     back_to: Option<(i64, bool)>,
     force: bool,
 }
+
+/// An entry that goes: its repository, its name, and what it must still be, where that matters.
+type Removal = (Repository, String, Option<State>);
+
+/// What an entry names, and when it was last seen.
+type State = (Digest, i64);
 
 /// What is not to be collected for a while.
 #[derive(Clone, Debug)]
@@ -659,8 +664,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// What an entry names, and when it was last seen.
-    async fn state(&mut self, repository: &Repository, name: &str) -> Result<Option<(Digest, i64)>> {
+    async fn state(&mut self, repository: &Repository, name: &str) -> Result<Option<State>> {
         let id = self.repository(repository).await?;
         Ok(self.existing(id, name).await?.map(|entry| (entry.digest, entry.seen)))
     }

@@ -23,6 +23,7 @@ mod blobs;
 mod catalog;
 mod change;
 mod clock;
+pub mod direct;
 mod error;
 mod fsck;
 mod gc;
@@ -53,7 +54,7 @@ pub use writer::{BlobWriter, NewBlob, Patchwork};
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use artifact::{Digest, Repository};
@@ -76,6 +77,8 @@ struct Inner {
     stopped: Arc<OnceLock<String>>,
     /// Manifests that were pulled, and of which the catalog does not know yet.
     pulls: Mutex<HashSet<(Repository, Digest)>>,
+    /// How many blobs are written past the kernel's cache just now.
+    direct: Arc<AtomicUsize>,
     /// Partial files that a writer of this process has in hand.
     in_hand: Mutex<HashSet<Digest>>,
     /// Released last.
@@ -122,6 +125,7 @@ impl Store {
                 clock,
                 stopped,
                 pulls: Mutex::default(),
+                direct: Arc::default(),
                 in_hand: Mutex::default(),
                 _lock: lock,
             }),

@@ -377,14 +377,14 @@ async fn other_folders_and_newer_stores_are_refused_by_name() {
     newer[60..64].copy_from_slice(&9_u32.to_be_bytes());
     std::fs::write(folder.path().join("naru.db"), newer).unwrap();
     let refused = Store::open(folder.path()).await.unwrap_err();
-    assert!(matches!(refused, Error::Newer { found: 9, known: 3, .. }), "{refused}");
+    assert!(matches!(refused, Error::Newer { found: 9, known: 4, .. }), "{refused}");
     // One that kept the table says by whom.
     std::fs::write(folder.path().join("naru.db"), &database).unwrap();
     let newer = database_of(folder.path()).await;
-    sqlx::raw_sql("INSERT INTO format VALUES (4, '7.8.9'); PRAGMA user_version = 4").execute(&newer).await.unwrap();
+    sqlx::raw_sql("INSERT INTO format VALUES (5, '7.8.9'); PRAGMA user_version = 5").execute(&newer).await.unwrap();
     newer.close().await;
     let refused = Store::open(folder.path()).await.unwrap_err().to_string();
-    for part in ["format 4, made by naru 7.8.9", env!("CARGO_PKG_VERSION"), "up to 3"] {
+    for part in ["format 5, made by naru 7.8.9", env!("CARGO_PKG_VERSION"), "up to 4"] {
         assert!(refused.contains(part), "{refused}");
     }
     std::fs::write(
@@ -474,7 +474,7 @@ async fn a_migration_that_fails_changes_nothing_and_names_the_copy() {
             if SHARED.get() { Store::open_shared(folder.path()).await } else { Store::open(folder.path()).await };
         let refused = refused.unwrap_err();
         let made = copies(folder.path());
-        assert!(matches!(&refused, Error::Migration { found: 1, known: 3, copy, .. } if *copy == made[0]), "{refused}");
+        assert!(matches!(&refused, Error::Migration { found: 1, known: 4, copy, .. } if *copy == made[0]), "{refused}");
         let database = database_of(folder.path()).await;
         assert_eq!(sqlx::query_scalar::<_, i64>("PRAGMA user_version").fetch_one(&database).await.unwrap(), 1);
         database.close().await;

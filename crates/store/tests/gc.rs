@@ -23,7 +23,8 @@ async fn collect(store: &Store, keep: u32, dry_run: bool) -> (Swept, Vec<Gone>) 
 async fn collect_by(store: &Store, rules: &[Rule], keep: u32, dry_run: bool) -> (Swept, Vec<Gone>) {
     let gone = Mutex::new(Vec::new());
     let report = |one: Gone| gone.lock().unwrap().push(one);
-    let sweep = Sweep { before: store.now() - GRACE, keep, rules, by: "", pinned: &|_| false, report: &report, dry_run };
+    let sweep =
+        Sweep { before: store.now() - GRACE, keep, rules, by: "", pinned: &|_| false, report: &report, dry_run };
     let swept = store.gc(&sweep).await.unwrap();
     (swept, gone.into_inner().unwrap())
 }
@@ -115,7 +116,12 @@ async fn tags_end_by_the_first_rule_of_their_repository() {
         assert!(store.note_pull(&app, &first));
         let rules = [
             Rule { keep_last: Some(100), ..rule("team/kept") },
-            Rule { keep_last: Some(1), pulled_within: Some(HOUR), keep_tags: vec!["v3".parse().unwrap()], ..rule("team/*") },
+            Rule {
+                keep_last: Some(1),
+                pulled_within: Some(HOUR),
+                keep_tags: vec!["v3".parse().unwrap()],
+                ..rule("team/*")
+            },
         ];
         let (would, listed) = collect_by(&store, &rules, 10, true).await;
         assert_eq!(tags(&listed), ["team/app:v2"]);
@@ -123,7 +129,7 @@ async fn tags_end_by_the_first_rule_of_their_repository() {
         let (swept, gone) = collect_by(&store, &rules, 10, false).await;
         assert_eq!((swept, &gone), (would, &listed));
         assert!(matches!(gone[0], Gone::Tag { why: Why::Rule { pulled: None, .. }, .. }), "{gone:?}");
-        assert_eq!(store.history(1).await.unwrap()[0].action, "gc");
+        assert_eq!(store.history(1).await.unwrap()[0].cause.action, "gc");
         for tag in ["v1", "v3", "v4"] {
             assert!(store.entry(&app, tag).await.unwrap().is_some(), "{tag}");
         }
@@ -309,7 +315,15 @@ async fn a_pin_holds() {
         store.apply(change).await.unwrap();
         store.pass(2 * GRACE);
         let pinned = |digest: &Digest| *digest == Digest::of(b"layer");
-        let sweep = Sweep { before: store.now() - GRACE, keep: 0, rules: &[], by: "", pinned: &pinned, report: &drop, dry_run: false };
+        let sweep = Sweep {
+            before: store.now() - GRACE,
+            keep: 0,
+            rules: &[],
+            by: "",
+            pinned: &pinned,
+            report: &drop,
+            dry_run: false,
+        };
         assert_eq!(store.gc(&sweep).await.unwrap(), Swept { tags: 0, grants: 2, manifests: 1, blobs: 0, bytes: 0 });
         assert!(store.blob(&Digest::of(b"layer")).await.unwrap().is_some());
         is_clean(&store).await;

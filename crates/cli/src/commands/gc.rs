@@ -175,4 +175,3 @@ fn say(swept: &Swept, dry_run: bool, voice: &Speaker) -> anyhow::Result<()> {
     });
     voice.answer(&text, &value)
 }
-

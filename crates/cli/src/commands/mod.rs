@@ -364,12 +364,7 @@ async fn do_it(
 }
 
 /// Carries out a command of the store's.
-async fn in_store(
-    command: &InStore,
-    store: &Store,
-    collection: &Collection,
-    voice: &Speaker,
-) -> anyhow::Result<Exit> {
+async fn in_store(command: &InStore, store: &Store, collection: &Collection, voice: &Speaker) -> anyhow::Result<Exit> {
     match command {
         InStore::Ls(request) => ls::run(store, request, voice).await,
         InStore::Show(request) => show::run(store, request, voice).await,
