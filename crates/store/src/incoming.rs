@@ -110,8 +110,16 @@ impl Incoming {
     /// # Errors
     /// As [`BlobWriter::finish`], and when the store took no more.
     pub async fn finish(self) -> Result<NewBlob> {
+        self.finish_telling(|| ()).await
+    }
+
+    /// The same, and tells when the digest is proven: what follows then is the disk's affair alone.
+    ///
+    /// # Errors
+    /// As [`Incoming::finish`].
+    pub async fn finish_telling(self, proven: impl FnOnce() + Send + 'static) -> Result<NewBlob> {
         let writer = self.put_down().await?;
-        spawn_blocking(move || writer.finish()).await.map_err(ended)?
+        spawn_blocking(move || writer.finish_telling(proven)).await.map_err(ended)?
     }
 
     /// Leaves what has come for the next run.

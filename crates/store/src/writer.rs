@@ -174,7 +174,12 @@ impl BlobWriter {
 
     /// Checks the digest against what was expected, makes the bytes durable and puts them in their place. Wrong bytes
     /// are removed: a partial file never survives a mismatch.
-    pub fn finish(mut self) -> Result<NewBlob> {
+    pub fn finish(self) -> Result<NewBlob> {
+        self.finish_telling(|| ())
+    }
+
+    /// As [`BlobWriter::finish`], and tells when the bytes are known to be right, before the disk has them for good.
+    pub(crate) fn finish_telling(mut self, proven: impl FnOnce()) -> Result<NewBlob> {
         self.store.may_write()?;
         self.pour()?;
         let (found, sum) = std::mem::replace(&mut self.arriving, arriving(None)).finish();
@@ -182,6 +187,7 @@ impl BlobWriter {
             let _ = fs::remove_file(&self.path);
             return Err(Error::Mismatch { expected, found });
         }
+        proven();
         blobs::sync_or_remove(&self.store, &self.file, &self.path)?;
         let key = blobs::new_key(&found, sum);
         let place = blobs::put_in_place(&self.store, &self.path, &key)?;
