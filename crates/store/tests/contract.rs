@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use artifact::{Algorithm, Digest, Kind, Repository, Silent, media_type};
 use bytes::Bytes;
-use given::{SHARED, cause, entry, files, for_each_store, index, manifest, open, put};
+use given::{SHARED, cause, database_of, entry, files, for_each_store, index, manifest, open, put};
 use store::{Change, Error, Finding, Store};
 
 #[tokio::test]
@@ -393,12 +393,6 @@ async fn other_folders_and_newer_stores_are_refused_by_name() {
     )
     .unwrap();
     assert!(matches!(Store::open(folder.path()).await.unwrap_err(), Error::NotAStore { .. }));
-}
-
-/// The catalog itself, for what only another Naru would do to it.
-async fn database_of(folder: &Path) -> sqlx::SqlitePool {
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("naru.db"));
-    sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap()
 }
 
 /// A store as the first Naru wrote it, with a document.

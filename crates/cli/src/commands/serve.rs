@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kinds::client::Client;
 use serde_json::json;
@@ -20,6 +21,9 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::signals;
 use crate::terminal::Speaker;
+
+/// How old the copy of the catalog may become while a server runs.
+const DAY: Duration = Duration::from_hours(24);
 
 /// How to serve. What is not given here stands in the configuration, or has its default.
 #[derive(Debug, Default, clap::Args)]
@@ -100,6 +104,23 @@ pub(crate) fn audit(store: &Path) -> Audit {
     Audit::new(store, config.audit.as_deref())
 }
 
+/// The upstreams that the configuration of a store's server has.
+pub(crate) fn upstreams(store: &Path, environment: &Environment) -> anyhow::Result<upstream::Upstreams> {
+    Ok(Request::default().config(store, environment)?.upstreams)
+}
+
+/// Keeps a copy of the catalog, once a day when something has changed.
+async fn keep_copies(store: Store, voice: Speaker) {
+    let mut kept = None;
+    loop {
+        tokio::time::sleep(super::HOUR).await;
+        let version = store.version();
+        if kept != Some(version) && super::keep_catalog(&store, DAY, &voice).await {
+            kept = Some(version);
+        }
+    }
+}
+
 /// Serves until `end` comes, and then lets the pulls that are under way end too; at a second signal it goes at once.
 pub(crate) async fn run(
     request: &Request,
@@ -127,6 +148,7 @@ pub(crate) async fn run(
     let (secrets, mut changes) = Secrets::new();
     let (over, is_over) = oneshot::channel();
     let commands = tokio::spawn(holder::listen(store.clone(), socket, secrets, server.audit(), is_over));
+    let copies = tokio::spawn(keep_copies(store.clone(), Arc::clone(voice)));
     let (ending, ended) = oneshot::channel();
     let shutdown = async {
         end.await;
@@ -146,6 +168,7 @@ pub(crate) async fn run(
         () = reload(request, (&folder, &context.environment), &server, &mut changes, voice) => Ok(Exit::Done),
     };
     drop(over);
+    copies.abort();
     let _ = commands.await;
     store.close().await;
     result

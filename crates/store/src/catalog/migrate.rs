@@ -52,7 +52,8 @@ pub(super) async fn forward(folder: &Path, path: &Path, pool: &SqlitePool, forma
     if steps.is_empty() {
         return Ok(());
     }
-    let copy = copy(folder, path, pool, format).await?;
+    let copy = folder.join(format!("naru.db.format-{format}.{}", clock::now()));
+    self::copy(folder, path, pool, &copy).await?;
     tracing::warn!(copy = %copy.display(), "the catalog has format {format} and becomes {FORMAT}; it was copied to {}", copy.display());
     let migrated = async {
         let mut transaction: Transaction<'_, Sqlite> = pool.begin_with("BEGIN IMMEDIATE").await?;
@@ -70,8 +71,7 @@ pub(super) async fn forward(folder: &Path, path: &Path, pool: &SqlitePool, forma
 }
 
 /// Copies the catalog beside itself, durably: it gets its name when it is whole.
-async fn copy(folder: &Path, path: &Path, pool: &SqlitePool, format: i64) -> Result<PathBuf> {
-    let copy = folder.join(format!("naru.db.format-{format}.{}", clock::now()));
+pub(crate) async fn copy(folder: &Path, path: &Path, pool: &SqlitePool, copy: &Path) -> Result<()> {
     let begun = folder.join("naru.db.copying");
     let _ = fs::remove_file(&begun);
     // SQLite writes into an empty file as into none, and this one nobody else may read: the catalog has secrets.
@@ -81,11 +81,10 @@ async fn copy(folder: &Path, path: &Path, pool: &SqlitePool, format: i64) -> Res
     let copied = sqlx::query("VACUUM INTO $1").bind(text).execute(pool).await;
     let named = copied.map_err(|source| Error::Catalog { path: path.to_owned(), source }).and_then(|_| {
         fs::File::open(&begun).and_then(|file| file.sync_all()).map_err(Error::io(&begun))?;
-        fs::rename(&begun, &copy).map_err(Error::io(&copy))?;
+        fs::rename(&begun, copy).map_err(Error::io(copy))?;
         fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))
     });
-    named.inspect_err(|_| drop(fs::remove_file(&begun)))?;
-    Ok(copy)
+    named.inspect_err(|_| drop(fs::remove_file(&begun)))
 }
 
 /// Removes all copies but the newest.
