@@ -69,7 +69,7 @@ fn a_store_is_healed_from_bundles_and_upstreams() {
         std::fs::write(files.root().join("tool"), b"a tool of its own".repeat(1000))?;
         let outside = Naru::new(folder, "outside")?;
         outside.list(&format!(
-            "platforms: [linux/amd64]\nimages:\n- {}/library/app:1\nfiles:\n- url: http://{}/tool\n  trust: first-use\n",
+            "platforms: [linux/amd64]\nimages:\n- {}/library/app:1\nfiles:\n- url: http://{}/tool\n",
             registry.host(),
             files.host(),
         ))?;
@@ -92,7 +92,7 @@ fn a_store_is_healed_from_bundles_and_upstreams() {
         ensure!(refused.status.code() == Some(5) && refused.stderr.contains("naru key trust"), "{refused:?}");
         ensure!(careful.run(["fsck"])?.status.code() == Some(3), "something was healed");
 
-        is_healed(&heal(&inside, &[bundle.as_os_str()])?, &lost[2..])?;
+        is_healed(&heal(&inside, &[bundle.as_os_str()])?, &lost)?;
         inside.ok(["fsck"])?;
         ensure!(inside.ok(["history"])?.stdout == history, "healing made a generation");
         let serving = inside.serve(&[])?;

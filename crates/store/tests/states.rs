@@ -273,6 +273,9 @@ fn is_right(before: &State, step: Step, after: &State, way: &[Step]) {
                 kept("nothing stays condemned", after.condemned == 0);
             }
         }
+        Step::CommitUngranted if before.staged > 0 => {
+            kept("what was brought is fresh", after.row == Some(Age::Fresh));
+        }
         Step::Commit if before.staged > 0 => kept("what was acknowledged is shown", after.grant == Some(Age::Fresh)),
         Step::Head if before.grant.is_some() => kept("what was asked for is fresh", after.grant == Some(Age::Fresh)),
         Step::Name if before.grant.is_some() => kept("what was named is named", after.entry),

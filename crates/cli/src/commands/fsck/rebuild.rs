@@ -44,7 +44,7 @@ fn say(rebuilt: &Rebuilt, voice: &Speaker) -> anyhow::Result<()> {
         ),
         Origin::Nothing => format!(
             "REBUILT   the catalog, without a copy: {why}. All names, generations, accounts and keys are lost, this \
-             site's CA among them"
+             site's CA and the keys that it trusted among them"
         ),
     };
     let origin = match origin {
@@ -66,7 +66,7 @@ fn say(rebuilt: &Rebuilt, voice: &Speaker) -> anyhow::Result<()> {
         voice.say(
             "hint: `naru load` the bundles again that came since, or `naru pull` again: what is here is not carried \
              twice. Push again what was pushed since. `naru key import` brings back the site's keys where they are gone, \
-             and look through `naru token ls` and `naru user ls`",
+             `naru key trust` whom it trusted; look through `naru token ls` and `naru user ls`",
         );
     }
     Ok(())
