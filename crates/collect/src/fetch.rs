@@ -11,7 +11,7 @@ use crate::sink::Storing;
 /// Where a blob may be had.
 pub(crate) enum Source<'a> {
     /// In a repository, by its descriptor.
-    Registry(&'a Repository, Descriptor),
+    Registry(&'a Repository, Box<Descriptor>),
     /// At an address, so many bytes.
     Web(&'a Url, Option<u64>),
 }

@@ -84,9 +84,9 @@ impl Healing<'_> {
         let digest = &lost.digest;
         let mut change = Change::new();
         if repository.kind != Kind::Image {
-            let origins =
+            let mut origins =
                 lost.needed_by.iter().filter(|hit| hit.repository == *repository && hit.entry.digest == *digest);
-            let Some(url) = origins.filter_map(|hit| Url::parse(&hit.entry.origin).ok()).next() else {
+            let Some(url) = origins.find_map(|hit| Url::parse(&hit.entry.origin).ok()) else {
                 return Ok(false);
             };
             let source = Source::Web(&url, lost.size);
@@ -108,7 +108,7 @@ impl Healing<'_> {
                 artifact_type: None,
                 annotations: None,
             };
-            let source = Source::Registry(repository, descriptor);
+            let source = Source::Registry(repository, Box::new(descriptor));
             change.blob(None, fetch::blob(client, store, digest, &source, progress).await?);
         }
         store.apply(change).await?;

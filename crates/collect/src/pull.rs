@@ -226,7 +226,7 @@ impl<'a> Pulling<'a> {
 
     async fn image(&self, image: &LockedImage) -> Result<Vec<Replaced>> {
         let repository = image.reference.repository();
-        let place = |blob: &LockedBlob| Place::Upstream(Source::Registry(&repository, blob.descriptor()));
+        let place = |blob: &LockedBlob| Place::Upstream(Source::Registry(&repository, Box::new(blob.descriptor())));
         let fetch = image.blobs().map(|blob| self.blob(&blob.digest, place(blob)).boxed());
         // All of them are tried before the first failure is told: what has come will not be fetched again.
         let results = together(BLOBS, fetch.collect()).await;

@@ -202,7 +202,7 @@ async fn prepare(folder: &Path, shared: bool, progress: &dyn Progress) -> Result
     let made = made.and_then(|made| made.duration_since(UNIX_EPOCH).ok()).map_or(0, |made| made.as_secs());
     if copy.exists() {
         // The copy itself stays as it is: this may be cut short.
-        fs::copy(&copy, &path).map_err(Error::io(&copy))?;
+        fs::copy(&copy, &path).map_err(Error::io(&path)).inspect_err(|_| drop(fs::remove_file(&path)))?;
         blobs::give_to_owner(folder, &path)?;
         match health(folder, &path, shared).await {
             Ok(Health::Sound) => {
@@ -295,7 +295,7 @@ async fn health(folder: &Path, path: &Path, shared: bool) -> Result<Health> {
             })
         }
         Err(source) if error::is_damage(&source) => Ok(Health::Damaged(source.to_string())),
-        Err(source) => Err(Error::Catalog { path: path.to_owned(), source }),
+        Err(source) => Err(catalog::not_a_database(folder, path, source)),
     }
 }
 

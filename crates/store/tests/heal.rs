@@ -12,6 +12,9 @@ use bytes::Bytes;
 use given::{by_digest, cause, database_of, entry, for_each_store, index, manifest, open, put};
 use store::{Change, Finding, Fsck, Store};
 
+/// What is lost, and the statement that loses it.
+type Case<'a> = (&'static str, Box<dyn Fn(&Things) -> String + 'a>);
+
 /// An image of two platforms and a file, each in its repository.
 struct Things {
     image: Repository,
@@ -65,12 +68,12 @@ impl Things {
     async fn are_whole(&self, store: &Store, what: &str) {
         for document in [&self.child, &self.index] {
             let stored = store.granted_manifest(&self.image, &Digest::of(document)).await.unwrap();
-            let stored = stored.unwrap_or_else(|| panic!("{what}: a manifest is not shown"));
+            let stored = stored.ok_or_else(|| format!("{what}: a manifest is not shown")).unwrap();
             assert!(stored.complete && stored.bytes == *document, "{what}");
         }
         for (repository, layer) in [(&self.image, &b"one"[..]), (&self.image, b"two"), (&self.files, b"file")] {
             let blob = store.granted_blob(repository, &Digest::of(layer)).await.unwrap();
-            let blob = blob.unwrap_or_else(|| panic!("{what}: a blob is not shown"));
+            let blob = blob.ok_or_else(|| format!("{what}: a blob is not shown")).unwrap();
             assert_eq!(std::io::read_to_string(store.open_blob(&blob).unwrap()).unwrap().as_bytes(), layer, "{what}");
         }
         for (repository, name) in [(&self.image, "1"), (&self.files, "a/file")] {
@@ -86,7 +89,7 @@ impl Things {
 async fn rows_that_were_lost_or_changed_are_found_and_healed() {
     let hex = |bytes: &[u8]| format!("x'{}'", Digest::of(bytes).hex());
     for_each_store(async |_| {
-        let cases: Vec<(&str, Box<dyn Fn(&Things) -> String>)> = vec![
+        let cases: Vec<Case<'_>> = vec![
             ("a blob's row", Box::new(|_| format!("DELETE FROM blob WHERE digest = {}", hex(b"one")))),
             ("a file's row", Box::new(|_| format!("DELETE FROM blob WHERE digest = {}", hex(b"file")))),
             ("a manifest's row", Box::new(|it| format!("DELETE FROM manifest WHERE digest = {}", hex(&it.child)))),
@@ -109,7 +112,7 @@ async fn rows_that_were_lost_or_changed_are_found_and_healed() {
                 Box::new(|it| {
                     let mut flipped = it.index.to_vec();
                     flipped[20] ^= 1;
-                    let flipped = flipped.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                    let flipped = flipped.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
                     format!("UPDATE manifest SET bytes = x'{flipped}' WHERE digest = {}", hex(&it.index))
                 }),
             ),
@@ -172,7 +175,7 @@ async fn what_nobody_has_stays_named() {
         let lost = store.lost(&rest).await.unwrap();
         assert_eq!(lost.len(), 1);
         assert_eq!((lost[0].digest, lost[0].size, lost[0].is_manifest), (Digest::of(b"one"), Some(3), false));
-        assert_eq!(lost[0].shown_by, [things.image.clone()]);
+        assert_eq!(lost[0].shown_by, std::slice::from_ref(&things.image));
         assert!(lost[0].needed_by.iter().any(|hit| hit.entry.name == "1"), "{:?}", lost[0].needed_by);
         assert!(matches!(&rest.findings[..], [Finding::Corrupt { .. }]), "{:?}", rest.findings);
     })

@@ -15,6 +15,9 @@ use artifact::{Digest, Repository, Silent};
 use given::{cause, entry, files, manifest, put};
 use store::{Change, Error, Origin, Rebuilt, Store};
 
+/// What happens to a store's folder, or to its catalog, and what it is called.
+type Case = (&'static str, fn(&Path));
+
 /// Adds an image of one layer and names it.
 async fn bring(store: &Store, tag: &str, layer: &[u8]) {
     let (repository, document) = (Repository::image("a.io", "x"), manifest(&[layer]));
@@ -61,7 +64,7 @@ fn overwrite_the_middle(path: &Path) {
 
 #[tokio::test]
 async fn a_catalog_that_was_lost_is_made_again() {
-    let damages: [(&str, fn(&Path)); 6] = [
+    let damages: [Case; 6] = [
         ("deleted", |path| fs::remove_file(path).unwrap()),
         ("emptied", |path| truncate(path, 0)),
         ("cut in its header", |path| truncate(path, 77)),
@@ -152,7 +155,7 @@ async fn only_right_bytes_are_adopted_and_one_of_each() {
     let (right, wrong) = (place(b"before"), place(b"after"));
     fs::write(&wrong, "aftir").unwrap();
     let named = right.file_name().unwrap().to_str().unwrap().to_owned();
-    fs::copy(&right, right.with_file_name(format!("{}.damaged", named))).unwrap();
+    fs::copy(&right, right.with_file_name(format!("{named}.damaged"))).unwrap();
     fs::write(right.with_file_name("thesis.odt"), "x").unwrap();
     // A second copy under another key, as two writers of the same bytes may leave it.
     let (stem, sum) = named.rsplit_once('-').unwrap();
@@ -184,7 +187,7 @@ async fn a_store_that_is_held_and_a_folder_that_is_none_are_refused() {
 /// Where a run was cut: each of the states that it leaves is begun again from.
 #[tokio::test]
 async fn a_run_that_was_cut_is_begun_again() {
-    let states: [(&str, fn(&Path)); 4] = [
+    let states: [Case; 4] = [
         ("before anything was moved", |folder| {
             fs::copy(folder.join("naru.db.kept"), folder.join("naru.db.rebuilding")).unwrap();
             truncate(&folder.join("naru.db.rebuilding"), 8192);

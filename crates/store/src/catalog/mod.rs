@@ -141,7 +141,7 @@ fn keep_private(path: &Path) -> Result<()> {
 }
 
 /// A file that is no database is said to be none, rather than shown with SQLite's words.
-fn not_a_database(folder: &Path, path: &Path, source: sqlx::Error) -> Error {
+pub(crate) fn not_a_database(folder: &Path, path: &Path, source: sqlx::Error) -> Error {
     // SQLITE_BUSY (sqlite.org/rescode.html): on a network file system another machine has it.
     if source.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "5") {
         return Error::Held {
