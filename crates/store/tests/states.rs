@@ -263,6 +263,7 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 /// What must be true of a step, beside what is true of each state.
 fn is_right(before: &State, step: Step, after: &State, way: &[Step]) {
     let kept = |what: &str, is: bool| assert!(is, "{way:?}: {what}: {before:?} → {after:?}");
+    kept("only a kill leaves bytes that nobody knows", step == Step::Kill || after.orphans <= before.orphans);
     match step {
         Step::Gc | Step::GcCut => {
             kept("what is fresh stays", before.grant != Some(Age::Fresh) || after.grant.is_some());
