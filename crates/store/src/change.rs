@@ -34,7 +34,7 @@ pub struct Change {
     manifests: Vec<Manifested>,
     manifest_grants: Vec<(Repository, Digest)>,
     entries: Vec<(Repository, Entry)>,
-    removed: Vec<(Repository, String)>,
+    removed: Vec<Removal>,
     renewals: Vec<Renewal>,
     /// Blobs that a repository must show already.
     pub(crate) required: Vec<(Repository, Digest)>,
@@ -45,6 +45,12 @@ pub struct Change {
     back_to: Option<(i64, bool)>,
     force: bool,
 }
+
+/// An entry that goes: its repository, its name, and what it must still be, where that matters.
+type Removal = (Repository, String, Option<State>);
+
+/// What an entry names, and when it was last seen.
+type State = (Digest, i64);
 
 /// What is not to be collected for a while.
 #[derive(Clone, Debug)]
@@ -151,8 +157,14 @@ impl Change {
 
     /// Removes an entry; not an error when there is none.
     pub fn remove(&mut self, repository: &Repository, name: &str) -> &mut Self {
-        self.removed.push((repository.clone(), name.to_owned()));
+        self.removed.push((repository.clone(), name.to_owned(), None));
         self
+    }
+
+    /// Removes an entry that still names this digest, and was last seen then. What somebody gave another meaning, or
+    /// brought again, stays.
+    pub(crate) fn remove_unchanged(&mut self, repository: &Repository, name: &str, digest: Digest, seen: i64) {
+        self.removed.push((repository.clone(), name.to_owned(), Some((digest, seen))));
     }
 
     /// Lets older entries replace newer ones.
@@ -307,8 +319,10 @@ pub(crate) async fn write(
     for (repository, entry) in &change.entries {
         writing.entry(repository, entry, change.force, &mut log).await?;
     }
-    for (repository, name) in &change.removed {
-        writing.remove(repository, name, &mut log).await?;
+    for (repository, name, was) in &change.removed {
+        if was.is_none() || *was == writing.state(repository, name).await? {
+            writing.remove(repository, name, &mut log).await?;
+        }
     }
     for (repository, digest) in &change.revoked_manifests {
         writing.revoke_manifest(repository, digest, &mut log).await?;
@@ -691,6 +705,11 @@ impl Writing<'_> {
         self.changed.applied.replaced.push(replaced(repository, name, Some(&old), None));
         log.push(Logged { repository: id, name: name.to_owned(), old: Some(old), new: None });
         Ok(())
+    }
+
+    async fn state(&mut self, repository: &Repository, name: &str) -> Result<Option<State>> {
+        let id = self.repository(repository).await?;
+        Ok(self.existing(id, name).await?.map(|entry| (entry.digest, entry.seen)))
     }
 
     /// Remembers what entries were. A change without a cause belongs to the generation that is current.

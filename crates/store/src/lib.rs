@@ -25,6 +25,7 @@ mod blobs;
 mod catalog;
 mod change;
 mod clock;
+pub mod direct;
 mod error;
 mod fsck;
 mod gc;
@@ -33,8 +34,10 @@ mod incoming;
 mod kept;
 mod lock;
 mod pages;
+mod pulls;
 mod read;
 mod rebuild;
+mod retention;
 mod revoke;
 mod socket;
 mod sum;
@@ -49,16 +52,17 @@ pub use gc::{Gone, Sweep, Swept};
 pub use incoming::{Incoming, Written};
 pub use read::{Blob, Candidate, Generation, Hit, Link, Referrer, StoredManifest, Usage};
 pub use rebuild::{Origin, Rebuilt};
+pub use retention::{Rule, Why};
 pub use socket::{Call, Caller, Socket, call};
 pub use sum::{Check, Sum};
 pub use writer::{BlobWriter, NewBlob, Patchwork};
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use artifact::Digest;
+use artifact::{Digest, Repository};
 
 /// A store, held by this process. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -76,6 +80,10 @@ struct Inner {
     opened: i64,
     /// The first fsync that failed: nothing is written after it.
     stopped: Arc<OnceLock<String>>,
+    /// Manifests that were pulled, and of which the catalog does not know yet.
+    pulls: Mutex<HashSet<(Repository, Digest)>>,
+    /// How many blobs are written past the kernel's cache just now.
+    direct: Arc<AtomicUsize>,
     /// Partial files that a writer of this process has in hand.
     in_hand: Mutex<HashSet<Digest>>,
     /// Held by who makes a copy of the catalog.
@@ -128,6 +136,8 @@ impl Store {
                 opened: clock::now(),
                 clock,
                 stopped,
+                pulls: Mutex::default(),
+                direct: Arc::default(),
                 in_hand: Mutex::default(),
                 keeping: tokio::sync::Mutex::default(),
                 _lock: lock,

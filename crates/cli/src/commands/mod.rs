@@ -37,9 +37,10 @@ mod why;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::serve::{Audit, Event};
+use ::serve::{Audit, Collection, Event};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -289,8 +290,7 @@ async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice:
         let opened = if brings { Store::open(&folder).await } else { Store::open_existing(&folder).await };
         let held = match opened {
             Ok(store) => {
-                let audit = self::serve::audit(&folder);
-                let exit = carry_out(&work, files, &store, &audit, voice).await;
+                let exit = carry_out_here(&work, files, &store, voice).await;
                 store.close().await;
                 return exit;
             }
@@ -306,16 +306,34 @@ async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice:
     }
 }
 
+/// Carries it out by what the server's configuration says, while no server runs.
+async fn carry_out_here(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+    let folder = store.folder();
+    // Nothing is collected by rules that nobody can read; of everything else they keep nobody.
+    let collection = match work {
+        Work::InStore(InStore::Gc(_)) => self::serve::collection(folder)?,
+        _ => Collection::default(),
+    };
+    carry_out(work, files, store, (&self::serve::audit(folder), &collection), voice).await
+}
+
+/// Collects without having been asked, as `serve.yaml` wants it; the log has what a terminal would.
+async fn collect_by_itself(store: &Store, collection: &Collection, audit: &Audit) -> anyhow::Result<Exit> {
+    let work = Work::InStore(InStore::Gc(gc::Request::default()));
+    let voice: Speaker = Arc::new(self::serve::Logged);
+    carry_out(&work, Vec::new(), store, (audit, collection), &voice).await
+}
+
 /// Carries out what needs the store, and has the audit know of what it changed.
 async fn carry_out(
     work: &Work,
     files: Vec<File>,
     store: &Store,
-    audit: &Audit,
+    (audit, collection): (&Audit, &Collection),
     voice: &Speaker,
 ) -> anyhow::Result<Exit> {
     let mut recorded = Recorded { audit, work, by: voice.by(), outcome: "interrupted" };
-    let result = do_it(work, files, store, voice).await;
+    let result = do_it(work, files, store, collection, voice).await;
     if work.moves_much() && result.is_ok() {
         keep_catalog(store, HOUR, voice).await;
     }
@@ -351,9 +369,15 @@ async fn keep_catalog(store: &Store, age: Duration, voice: &Speaker) -> bool {
     })
 }
 
-async fn do_it(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+async fn do_it(
+    work: &Work,
+    files: Vec<File>,
+    store: &Store,
+    collection: &Collection,
+    voice: &Speaker,
+) -> anyhow::Result<Exit> {
     match work {
-        Work::InStore(command) => in_store(command, store, voice).await,
+        Work::InStore(command) => in_store(command, store, collection, voice).await,
         Work::Fsck(order) => fsck::run(store, order, files, voice).await,
         Work::Pull(order) => pull::run(store, order, voice).await,
         Work::Pack(order) => pack::run(store, order, files, voice).await,
@@ -369,7 +393,7 @@ async fn do_it(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker) ->
 }
 
 /// Carries out a command of the store's.
-async fn in_store(command: &InStore, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+async fn in_store(command: &InStore, store: &Store, collection: &Collection, voice: &Speaker) -> anyhow::Result<Exit> {
     match command {
         InStore::Ls(request) => ls::run(store, request, voice).await,
         InStore::Show(request) => show::run(store, request, voice).await,
@@ -378,7 +402,7 @@ async fn in_store(command: &InStore, store: &Store, voice: &Speaker) -> anyhow::
         InStore::Rm(request) => rm::run(store, request, voice).await,
         InStore::History(request) => history::run(store, request, voice).await,
         InStore::Restore(request) => restore::run(store, request, voice).await,
-        InStore::Gc(request) => gc::run(store, request, voice).await,
+        InStore::Gc(request) => gc::run(store, request, collection, voice).await,
     }
 }
 

@@ -116,7 +116,7 @@ impl Proxy {
         let place = self.fetches.place(&repository.host).await?;
         let growth = Arc::new(Growth::new(size));
         let hearing = Arc::clone(&growth);
-        let (incoming, file) = Incoming::resume(&self.store, digest, move |written| hearing.tell(written)).await?;
+        let (incoming, file) = Incoming::followed(&self.store, digest, move |written| hearing.tell(written)).await?;
         growth.tell(store::Written::UpTo(incoming.len()));
         let piece = Extent { path: PathBuf::from(digest.to_string()), file: Arc::new(file), offset: 0, size };
         let blob = Arc::new(OpenBlob::growing(*digest, piece, Arc::clone(&growth)));

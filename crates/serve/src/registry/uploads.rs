@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use artifact::{Algorithm, Digest, Repository};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::header::{CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -31,8 +32,9 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const MOST: usize = 1024;
 /// A session that nobody has asked about for so many seconds is dropped with its bytes.
 const IDLE: i64 = 24 * 60 * 60;
-/// Pieces of a body that may wait for the disk.
-const WAITING: usize = 8;
+/// Bytes of a body that are handed on at once, and how often so many may wait for the disk.
+const TOGETHER: usize = 256 * 1024;
+const WAITING: usize = 2;
 /// Repositories that are asked for a blob that is mounted from nowhere in particular.
 const SOURCES: u32 = 100;
 
@@ -191,7 +193,8 @@ pub(crate) async fn patch(call: &Call<'_>, asked: &Asked, id: &str, body: Arrivi
     let guard = receive(call, guard, body).await?;
     let after = guard.as_ref().ok_or_else(unknown)?.len();
     // What is acknowledged is kept. The guard stays here, so that nobody goes on behind bytes that are not.
-    let guard = tokio::task::spawn_blocking(move || guard.as_ref().map_or(Ok(()), BlobWriter::sync).map(|()| guard));
+    let mut guard = guard;
+    let guard = tokio::task::spawn_blocking(move || guard.as_mut().map_or(Ok(()), BlobWriter::sync).map(|()| guard));
     let _guard = guard.await.map_err(Refusal::inside)??;
     if announced.is_some_and(|length| length != after - before) {
         let message = format!("Content-Range and the {} bytes that came do not agree", after - before);
@@ -251,30 +254,46 @@ async fn receive(
     if hyper::body::Body::is_end_stream(&body) {
         return Ok(guard);
     }
-    let (sender, mut receiver) = mpsc::channel::<Bytes>(WAITING);
+    let (sender, mut receiver) = mpsc::channel::<Vec<Bytes>>(WAITING);
     let writing = tokio::task::spawn_blocking(move || {
-        while let Some(bytes) = receiver.blocking_recv() {
+        while let Some(pieces) = receiver.blocking_recv() {
             if let Some(writer) = guard.as_mut() {
-                writer.write(&bytes)?;
+                pieces.iter().try_for_each(|bytes| writer.write(bytes))?;
             }
         }
         Ok::<_, store::Error>(guard)
     });
-    let mut cut = None;
-    while let Some(frame) = body.frame().await {
-        match frame.map(http_body::Frame::into_data) {
-            Ok(Ok(bytes)) => {
-                call.site.metrics.received(bytes.len() as u64);
-                if sender.send(bytes).await.is_err() {
+    let (mut cut, mut pieces, mut size) = (None, Vec::new(), 0);
+    loop {
+        // The thread is woken for much at once, or when nothing more has come yet.
+        let next = if size < TOGETHER { body.frame().now_or_never() } else { None };
+        let frame = match next {
+            Some(frame) => frame,
+            None if size == 0 => body.frame().await,
+            None => {
+                size = 0;
+                if sender.send(std::mem::take(&mut pieces)).await.is_err() {
                     break; // The disk refused; the thread says why.
                 }
+                continue;
             }
-            Ok(Err(_)) => {} // Trailers.
-            Err(error) => {
+        };
+        match frame.map(|frame| frame.map(http_body::Frame::into_data)) {
+            Some(Ok(Ok(bytes))) => {
+                call.site.metrics.received(bytes.len() as u64);
+                size += bytes.len();
+                pieces.push(bytes);
+            }
+            Some(Ok(Err(_))) => {} // Trailers.
+            Some(Err(error)) => {
                 cut = Some(error);
                 break;
             }
+            None => break,
         }
+    }
+    if !pieces.is_empty() {
+        let _ = sender.send(pieces).await;
     }
     drop(sender);
     let guard = writing.await.map_err(Refusal::inside)??;

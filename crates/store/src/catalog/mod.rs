@@ -111,6 +111,11 @@ impl Catalog {
         answered.await.map_err(|_| closed())?
     }
 
+    /// The database's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Names the database in an error.
     pub(crate) fn error(&self, source: sqlx::Error) -> Error {
         Error::Catalog { path: self.path.clone(), source }

@@ -7,7 +7,7 @@ use serde_json::json;
 use store::{Origin, Rebuilt, Store};
 
 use super::{Context, Order, Work};
-use crate::commands::{carry_out, serve};
+use crate::commands::carry_out_here;
 use crate::exit::Exit;
 use crate::size::size;
 use crate::terminal::Speaker;
@@ -18,9 +18,8 @@ pub(crate) async fn rebuild(context: &Context, voice: &Speaker) -> anyhow::Resul
     let folder = context.folder()?;
     let (store, rebuilt) = Store::rebuild(&folder, Arc::clone(voice) as Arc<dyn Progress>).await?;
     say(&rebuilt, voice)?;
-    let audit = serve::audit(&folder);
     let work = Work::Fsck(Order { rebuilt: true, ..Order::default() });
-    let exit = carry_out(&work, Vec::new(), &store, &audit, voice).await;
+    let exit = carry_out_here(&work, Vec::new(), &store, voice).await;
     store.close().await;
     match (exit?, rebuilt.origin) {
         (Exit::Done, Origin::Kept(_) | Origin::Nothing) => Ok(Exit::Incomplete),
