@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use artifact::{Algorithm, Digest, Kind, Repository, Silent, media_type};
 use bytes::Bytes;
-use given::{SHARED, cause, entry, files, for_each_store, index, manifest, open, put};
+use given::{SHARED, cause, database_of, entry, files, for_each_store, index, manifest, open, put};
 use store::{Change, Error, Finding, Store};
 
 #[tokio::test]
@@ -443,7 +443,9 @@ async fn a_large_blob_is_what_came_however_it_came() {
         // More at a time than may go that way at a time.
         let mut writers: Vec<_> = (0..8).map(|_| store.writer(Some(&digest)).unwrap()).collect();
         for part in bytes.chunks(500_000) {
-            writers.iter_mut().for_each(|writer| writer.write(part).unwrap());
+            for writer in &mut writers {
+                writer.write(part).unwrap();
+            }
         }
         for writer in writers {
             assert!(read(&writer.finish().unwrap()) == bytes);
@@ -451,12 +453,6 @@ async fn a_large_blob_is_what_came_however_it_came() {
         assert_eq!(files(folder.path().join("partial").as_path()), 0);
     })
     .await;
-}
-
-/// The catalog itself, for what only another Naru would do to it.
-async fn database_of(folder: &Path) -> sqlx::SqlitePool {
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("naru.db"));
-    sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap()
 }
 
 /// A store as the first Naru wrote it, with a document.

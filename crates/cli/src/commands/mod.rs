@@ -55,6 +55,8 @@ use crate::thing;
 /// How long a store that is held is waited for when nobody listens there: a server that was told to end hangs up a moment
 /// before it lets the store go.
 const ENDING: Duration = Duration::from_secs(2);
+/// How old the copy of the catalog is when another is worth its while.
+const HOUR: Duration = Duration::from_hours(1);
 /// Between looks whether it is free.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -106,6 +108,8 @@ pub(crate) enum Command {
     Pull(pull::Request),
     #[command(flatten)]
     InStore(InStore),
+    /// Hashes everything again, compares it with the catalog, and heals it
+    Fsck(fsck::Request),
     /// Packs the lock's things, or the store's, into volumes on a medium
     Pack(pack::Request),
     /// Writes what this store has, so that the other side packs only the rest
@@ -160,8 +164,6 @@ pub(crate) enum InStore {
     Restore(restore::Request),
     /// Takes away what nothing in the store leads to any more
     Gc(gc::Request),
-    /// Hashes everything again, and compares it with the catalog
-    Fsck(fsck::Request),
 }
 
 /// Carries a command out, unless `end` comes first. What was begun is dropped then, and goes on at the next run where it
@@ -187,6 +189,7 @@ pub(crate) async fn run_until(
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Work {
     InStore(InStore),
+    Fsck(fsck::Order),
     Pull(Box<pull::Order>),
     Setup(setup::Order),
     Pack(Box<pack::Order>),
@@ -210,8 +213,18 @@ impl Work {
             Self::InStore(InStore::Rm(request)) => Some(("rm", request.names())),
             Self::InStore(InStore::Gc(request)) => request.audited(),
             Self::InStore(InStore::Restore(request)) => Some(("restore", request.name())),
+            Self::Fsck(order) => order.audited(),
             Self::Pull(_) => Some(("pull", String::new())),
             Self::InStore(_) | Self::Setup(_) | Self::Pack(_) | Self::Receipt | Self::Export(_) | Self::Push(_) => None,
+        }
+    }
+
+    /// Whether the catalog is worth another copy when it is done.
+    fn moves_much(&self) -> bool {
+        match self {
+            Self::Pull(_) | Self::Load(_) => true,
+            Self::InStore(InStore::Gc(request)) => request.audited().is_some(),
+            _ => false,
         }
     }
 
@@ -254,6 +267,8 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Image(request) => return image::run(request, context, voice).await,
         Command::Pull(request) => (pull::order(&request, context, voice).await?, Vec::new()),
         Command::InStore(command) => (Work::InStore(command), Vec::new()),
+        Command::Fsck(request) if request.rebuilds() => return fsck::rebuild(context, voice).await,
+        Command::Fsck(request) => fsck::order(&request, context)?,
     };
     by_who_holds_it(work, files, context, voice).await
 }
@@ -268,7 +283,9 @@ async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice:
             Work::Token(request) => request.brings(),
             Work::User(command) => command.brings(),
             Work::Key(command) => matches!(command, key::Command::Trust { .. } | key::Command::Import { .. }),
-            Work::InStore(_) | Work::Export(_) | Work::Push(_) | Work::Pack(_) | Work::Setup(_) => false,
+            Work::InStore(_) | Work::Fsck(_) | Work::Export(_) | Work::Push(_) | Work::Pack(_) | Work::Setup(_) => {
+                false
+            }
         };
         let opened = if brings { Store::open(&folder).await } else { Store::open_existing(&folder).await };
         let held = match opened {
@@ -317,6 +334,9 @@ async fn carry_out(
 ) -> anyhow::Result<Exit> {
     let mut recorded = Recorded { audit, work, by: voice.by(), outcome: "interrupted" };
     let result = do_it(work, files, store, collection, voice).await;
+    if work.moves_much() && result.is_ok() {
+        keep_catalog(store, HOUR, voice).await;
+    }
     recorded.outcome = match &result {
         Ok(Exit::Done) => "done",
         Ok(Exit::Incomplete) => "incomplete",
@@ -341,6 +361,14 @@ impl Drop for Recorded<'_> {
     }
 }
 
+/// Keeps a copy of the catalog, when the one there is older than that; says whether one was made.
+async fn keep_catalog(store: &Store, age: Duration, voice: &Speaker) -> bool {
+    store.keep_catalog(age).await.unwrap_or_else(|error| {
+        voice.warn(&format!("no copy of the catalog could be kept: {error}"));
+        false
+    })
+}
+
 async fn do_it(
     work: &Work,
     files: Vec<File>,
@@ -350,6 +378,7 @@ async fn do_it(
 ) -> anyhow::Result<Exit> {
     match work {
         Work::InStore(command) => in_store(command, store, collection, voice).await,
+        Work::Fsck(order) => fsck::run(store, order, files, voice).await,
         Work::Pull(order) => pull::run(store, order, voice).await,
         Work::Pack(order) => pack::run(store, order, files, voice).await,
         Work::Receipt => receipt::write(store, files, voice).await,
@@ -374,7 +403,6 @@ async fn in_store(command: &InStore, store: &Store, collection: &Collection, voi
         InStore::History(request) => history::run(store, request, voice).await,
         InStore::Restore(request) => restore::run(store, request, voice).await,
         InStore::Gc(request) => gc::run(store, request, collection, voice).await,
-        InStore::Fsck(request) => fsck::run(store, request, voice).await,
     }
 }
 

@@ -26,6 +26,9 @@ use crate::terminal::{Speaker, Voice};
 /// Between two looks whether it is time to collect.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// How old the copy of the catalog may become while a server runs.
+const DAY: Duration = Duration::from_hours(24);
+
 /// How to serve. What is not given here stands in the configuration, or has its default.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Request {
@@ -105,6 +108,23 @@ pub(crate) fn audit(store: &Path) -> Audit {
     Audit::new(store, config.audit.as_deref())
 }
 
+/// The upstreams that the configuration of a store's server has.
+pub(crate) fn upstreams(store: &Path, environment: &Environment) -> anyhow::Result<upstream::Upstreams> {
+    Ok(Request::default().config(store, environment)?.upstreams)
+}
+
+/// Keeps a copy of the catalog, once a day when something has changed.
+async fn keep_copies(store: Store) {
+    let (voice, mut kept): (Speaker, _) = (Arc::new(Logged), None);
+    loop {
+        tokio::time::sleep(super::HOUR).await;
+        let version = store.version();
+        if kept != Some(version) && super::keep_catalog(&store, DAY, &voice).await {
+            kept = Some(version);
+        }
+    }
+}
+
 /// By which rules a command collects while no server runs: those that the server would.
 pub(crate) fn collection(store: &Path) -> anyhow::Result<Collection> {
     Ok(Collection::new(&Request::default().config(store, &Environment::default())?.gc)?)
@@ -182,6 +202,7 @@ pub(crate) async fn run(
     let (secrets, mut changes) = Secrets::new();
     let (over, is_over) = oneshot::channel();
     let commands = tokio::spawn(holder::listen(store.clone(), socket, secrets, Arc::clone(&server), is_over));
+    let copies = tokio::spawn(keep_copies(store.clone()));
     let (ending, ended) = oneshot::channel();
     let shutdown = async {
         end.await;
@@ -202,6 +223,7 @@ pub(crate) async fn run(
         () = collect(&store, &server) => Ok(Exit::Done),
     };
     drop(over);
+    copies.abort();
     let _ = commands.await;
     store.close().await;
     result

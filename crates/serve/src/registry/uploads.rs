@@ -159,7 +159,7 @@ pub(crate) async fn mount(
     let store = call.site.store();
     let sources = match from {
         // `from` is spelled like any name, so the same rules find it.
-        Some(from) => match Asked::new(from, None, asked.host.clone()) {
+        Some(from) => match Asked::new(from, asked.ns.clone(), asked.host.clone()) {
             Ok(source) => resolve::to_read(call, &source, Sought::Blob(digest)).await.ok(),
             Err(_) => None,
         }
