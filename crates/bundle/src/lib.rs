@@ -61,7 +61,7 @@ pub use foreign::walk_archive;
 pub use foreign::{As, Imported, Piece, Sort, import, pieces};
 pub use gather::{Document, Gathered, gather};
 pub use lines::List;
-pub use load::{LoadOptions, Loaded, Pending, load};
+pub use load::{LoadOptions, Loaded, Pending, Spares, load};
 pub use pack::{PackOptions, Packed, PackedVolume, pack};
 pub use parity::{Covered, repair};
 pub use prune::{Names, stale};

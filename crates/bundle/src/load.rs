@@ -7,6 +7,9 @@
 
 mod blobs;
 mod entries;
+mod spares;
+
+pub use spares::Spares;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -91,33 +94,7 @@ pub async fn load(
     progress: Arc<dyn Progress>,
 ) -> Result<Vec<Loaded>> {
     let trusted = key::trusted(store).await?;
-    let (mut bundles, mut damage): (BTreeMap<Digest, Vec<Volume>>, Vec<Error>) = Default::default();
-    let alone = files.len() == 1;
-    let mut parities: BTreeMap<Digest, Vec<Parity>> = BTreeMap::new();
-    for (path, file) in files {
-        if Parity::is_one(&file) {
-            // A parity file that cannot be read covers nothing; whether that matters is seen later.
-            match Parity::read(&path, file) {
-                Ok(parity) => match parity.check_trust(&trusted) {
-                    Ok(()) => parities.entry(parity.bundle()).or_default().push(parity),
-                    Err(error) => progress.warn(&format!("it covers nothing: {error}")),
-                },
-                Err(error) => progress.warn(&error.to_string()),
-            }
-            continue;
-        }
-        let known = trusted.clone();
-        match tokio::task::spawn_blocking(move || Volume::read_trusted(&path, file, &known)).await? {
-            Ok(volume) => {
-                bundles.entry(volume.head.bundle).or_default().push(volume);
-            }
-            // One volume that is damaged does not keep the others out; a stranger's does.
-            Err(
-                error @ (Error::NotAVolume { .. } | Error::Io { .. } | Error::Damaged { .. } | Error::Signature { .. }),
-            ) if !alone => damage.push(error),
-            Err(error) => return Err(error),
-        }
-    }
+    let Opened { mut bundles, mut parities, mut damage } = open(&trusted, files, progress.as_ref()).await?;
     // Where there is as much parity as there are volumes, none of those is needed.
     for (id, parities) in &parities {
         if parities.first().is_some_and(|first| first.volumes() <= parities.len()) {
@@ -166,6 +143,46 @@ pub async fn load(
     Ok(all)
 }
 
+/// Volumes and parity files, by the bundle that they are of.
+#[derive(Default)]
+struct Opened {
+    bundles: BTreeMap<Digest, Vec<Volume>>,
+    parities: BTreeMap<Digest, Vec<Parity>>,
+    /// What could not be read.
+    damage: Vec<Error>,
+}
+
+/// Opens what was given, as far as it is signed by a key that is trusted here.
+async fn open(trusted: &[key::Trusted], files: Vec<(PathBuf, File)>, progress: &dyn Progress) -> Result<Opened> {
+    let mut opened = Opened::default();
+    let alone = files.len() == 1;
+    for (path, file) in files {
+        if Parity::is_one(&file) {
+            // A parity file that cannot be read covers nothing; whether that matters is seen later.
+            match Parity::read(&path, file) {
+                Ok(parity) => match parity.check_trust(trusted) {
+                    Ok(()) => opened.parities.entry(parity.bundle()).or_default().push(parity),
+                    Err(error) => progress.warn(&format!("it covers nothing: {error}")),
+                },
+                Err(error) => progress.warn(&error.to_string()),
+            }
+            continue;
+        }
+        let known = trusted.to_vec();
+        match tokio::task::spawn_blocking(move || Volume::read_trusted(&path, file, &known)).await? {
+            Ok(volume) => {
+                opened.bundles.entry(volume.head.bundle).or_default().push(volume);
+            }
+            // One volume that is damaged does not keep the others out; a stranger's does.
+            Err(
+                error @ (Error::NotAVolume { .. } | Error::Io { .. } | Error::Damaged { .. } | Error::Signature { .. }),
+            ) if !alone => opened.damage.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(opened)
+}
+
 struct Loading<'a> {
     store: &'a Store,
     id: Digest,
@@ -200,7 +217,7 @@ impl Loading<'_> {
         }
         let begun = self.store.now().to_string();
         self.store.document_once(&self.document(roots::SINCE), begun.as_bytes()).await?;
-        self.blobs(&volumes, loaded).await?;
+        self.blobs(&volumes, &|_| true, loaded).await?;
         for volume in volumes.iter() {
             // A copy of the volume may have it still.
             let is_gone = |member: &&Member| volumes.iter().all(|other| other.member(&member.name).is_none());

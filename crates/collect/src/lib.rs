@@ -12,8 +12,12 @@ pub mod list;
 pub mod lock;
 mod pull;
 
+// What a store has lost, brought again.
+mod heal;
+
 // Where downloads go, and what the other sources of bytes and sums are like.
 mod checksum;
+mod fetch;
 mod local;
 mod sink;
 
@@ -22,6 +26,7 @@ mod together;
 mod yaml;
 
 pub use error::{Error, Failure, Result};
+pub use heal::{Healed, heal};
 pub use list::{PackingList, STARTER};
 pub use lock::Lock;
 pub use pull::{Pulled, pull};

@@ -12,17 +12,16 @@ use artifact::{Digest, Entry, Manifest, Progress, Reference, Repository, Trust};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use store::{Change, NewBlob, Replaced, Store};
+use store::{Change, NewBlob, Replaced, Store, StoredManifest};
 use tokio::sync::{OnceCell, Semaphore};
-use upstream::{Client, Sink as _};
-use url::Url;
+use upstream::Client;
 
 use crate::error::{Error, Failure, Result};
+use crate::fetch::{self, Source};
 use crate::list::LOCAL;
 use crate::local;
 use crate::lock::{Lock, LockedBlob, LockedFile, LockedImage, LockedLocal};
 use crate::readable;
-use crate::sink::Storing;
 use crate::together::{each, together};
 
 /// Jobs at a time.
@@ -98,9 +97,8 @@ impl Job<'_> {
 }
 
 /// Where a blob may be had.
-enum Source<'a> {
-    Registry(&'a Repository, &'a LockedBlob),
-    Web(&'a Url),
+enum Place<'a> {
+    Upstream(Source<'a>),
     Disk(PathBuf),
 }
 
@@ -193,12 +191,12 @@ impl<'a> Pulling<'a> {
     }
 
     /// Fetches a blob unless it is there, or somebody else is at it.
-    async fn blob(&self, digest: &Digest, source: Source<'_>) -> Result<()> {
+    async fn blob(&self, digest: &Digest, source: Place<'_>) -> Result<()> {
         let fetch = async || {
             let _permit = self.permits.acquire().await;
             let blob = match &source {
-                Source::Disk(path) => self.copy(digest, path.clone()).await?,
-                Source::Registry(..) | Source::Web(_) => self.download(digest, &source).await?,
+                Place::Disk(path) => self.copy(digest, path.clone()).await?,
+                Place::Upstream(source) => fetch::blob(self.client, self.store, digest, source, self.progress).await?,
             };
             let mut change = Change::new();
             change.blob(None, blob);
@@ -208,40 +206,6 @@ impl<'a> Pulling<'a> {
         match self.blobs.get(digest) {
             Some(cell) => cell.get_or_try_init(fetch).await.copied(),
             None => fetch().await,
-        }
-    }
-
-    async fn download(&self, digest: &Digest, source: &Source<'_>) -> Result<NewBlob> {
-        let mut resumed = true;
-        loop {
-            let mut sink = Storing::open(self.store, digest, self.progress).await?;
-            resumed &= sink.len() > 0;
-            if let Err(error) = self.transfer(digest, source, &mut sink).await {
-                // When it was the store that would take no more, it says so here.
-                sink.stop().await?;
-                return Err(match (error, source) {
-                    (upstream::Error::TooLarge { limit, .. }, Source::Web(_)) => Error::Larger { size: limit },
-                    (error, _) => error.into(),
-                });
-            }
-            match (sink.finish().await, source) {
-                // The half that lay here may be what is wrong; it is gone now.
-                (Err(Error::Store(store::Error::Mismatch { .. })), _) if resumed => resumed = false,
-                (Err(Error::Store(store::Error::Mismatch { expected, found })), Source::Web(url)) => {
-                    return Err(Error::WrongFile { name: url.to_string(), expected, found });
-                }
-                (finished, _) => return finished,
-            }
-        }
-    }
-
-    async fn transfer(&self, digest: &Digest, source: &Source<'_>, sink: &mut Storing<'_>) -> upstream::Result<()> {
-        match source {
-            Source::Web(url) => {
-                self.client.pinned_file(url, self.sizes.get(digest).copied(), digest, sink).await.map(drop)
-            }
-            Source::Registry(repository, blob) => self.client.blob(repository, &blob.descriptor(), sink).await,
-            Source::Disk(_) => Ok(()),
         }
     }
 
@@ -262,7 +226,8 @@ impl<'a> Pulling<'a> {
 
     async fn image(&self, image: &LockedImage) -> Result<Vec<Replaced>> {
         let repository = image.reference.repository();
-        let fetch = image.blobs().map(|blob| self.blob(&blob.digest, Source::Registry(&repository, blob)).boxed());
+        let place = |blob: &LockedBlob| Place::Upstream(Source::Registry(&repository, Box::new(blob.descriptor())));
+        let fetch = image.blobs().map(|blob| self.blob(&blob.digest, place(blob)).boxed());
         // All of them are tried before the first failure is told: what has come will not be fetched again.
         let results = together(BLOBS, fetch.collect()).await;
         results.into_iter().collect::<Result<()>>()?;
@@ -294,7 +259,7 @@ impl<'a> Pulling<'a> {
 
     /// A manifest's bytes, from the store where it has them.
     async fn manifest(&self, repository: &Repository, digest: &Digest) -> Result<(Bytes, String)> {
-        if let Some(there) = self.store.manifest(digest).await? {
+        if let Some(there) = self.store.manifest(digest).await?.filter(StoredManifest::is_sound) {
             return Ok((there.bytes, there.media_type));
         }
         let fetched = self.client.manifest(repository, digest).await?;
@@ -302,7 +267,7 @@ impl<'a> Pulling<'a> {
     }
 
     async fn file(&self, file: &LockedFile) -> Result<Vec<Replaced>> {
-        self.blob(&file.digest, Source::Web(&file.url)).await?;
+        self.blob(&file.digest, Place::Upstream(Source::Web(&file.url, Some(file.size)))).await?;
         let entry = Entry {
             name: file.path.clone(),
             digest: file.digest,
@@ -315,7 +280,7 @@ impl<'a> Pulling<'a> {
     }
 
     async fn local(&self, file: &LockedLocal) -> Result<Vec<Replaced>> {
-        self.blob(&file.digest, Source::Disk(self.folder.join(&file.source))).await?;
+        self.blob(&file.digest, Place::Disk(self.folder.join(&file.source))).await?;
         let entry = Entry {
             name: file.path.clone(),
             digest: file.digest,

@@ -79,7 +79,7 @@ pub(crate) struct Storing<'a> {
 impl<'a> Storing<'a> {
     /// Goes on where an earlier run stopped, or begins.
     pub(crate) async fn open(store: &Store, digest: &Digest, progress: &'a dyn Progress) -> Result<Self> {
-        let (incoming, _) = Incoming::resume(store, digest, |_| ()).await?;
+        let incoming = Incoming::resume(store, digest).await?;
         progress.advance(incoming.len());
         Ok(Self { incoming, progress })
     }

@@ -9,6 +9,7 @@ use artifact::{Pattern, normalise_host, valid_name};
 use serde::Deserialize;
 use upstream::{Surroundings, Upstreams};
 
+use crate::collection::{Collecting, Collection};
 use crate::proxy::Policies;
 use crate::{Error, Result};
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub upstreams: Upstreams,
     /// Opens no connection to any upstream, whatever `upstreams` says.
     pub offline: bool,
+    /// What goes by itself, and when.
+    pub gc: Collecting,
     /// Connections at a time (default 10 000).
     pub connections: usize,
     /// How long clients may take; no key of the file.
@@ -108,6 +111,7 @@ impl Default for Config {
             access_log: None,
             upstreams: Upstreams::default(),
             offline: false,
+            gc: Collecting::default(),
             connections: 10_000,
             patience: Patience::default(),
             surroundings: Surroundings::default(),
@@ -131,6 +135,7 @@ pub(crate) struct Settings {
     pub(crate) own: BTreeSet<String>,
     /// Who is asked for what is not here.
     pub(crate) upstreams: Policies,
+    pub(crate) collection: Collection,
 }
 
 fn pattern(text: &str) -> Result<Pattern> {
@@ -175,8 +180,8 @@ impl Settings {
             Anonymous::All(false) => Vec::new(),
             Anonymous::Matching(patterns) => patterns.iter().map(|text| pattern(text)).collect::<Result<_>>()?,
         };
-        let plain_auth = config.plain_auth;
-        Ok(Self { aliases, namespaces, order, anonymous, plain_auth, own, upstreams })
+        let (plain_auth, collection) = (config.plain_auth, Collection::new(&config.gc)?);
+        Ok(Self { aliases, namespaces, order, anonymous, plain_auth, own, upstreams, collection })
     }
 
     /// The one name of a host.

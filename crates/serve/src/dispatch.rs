@@ -118,6 +118,9 @@ async fn identified(
         site.metrics.warm();
         let route = if head.uri.path().contains("/manifests/") { Route::Manifest } else { Route::Blob };
         let route = if warm.meant.repository.kind == artifact::Kind::File { Route::File } else { route };
+        if matches!(route, Route::Manifest) && head.method == Method::GET {
+            site.pulled(&warm);
+        }
         let repository = site.log.as_ref().map(|_| warm.meant.repository.to_string());
         return Ok(Answered {
             route,

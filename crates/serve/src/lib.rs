@@ -10,6 +10,7 @@
 #![warn(missing_docs)]
 
 // How a server is described, begins and ends.
+mod collection;
 mod config;
 mod error;
 mod server;
@@ -51,6 +52,7 @@ mod setup;
 
 pub use audit::{Audit, Event};
 pub use auth::renew_admin_token;
+pub use collection::{Collecting, Collection, Retention, Span};
 pub use config::{Anonymous, Config, Patience};
 pub use error::{Error, Result};
 pub use server::{Server, raise_descriptors};

@@ -25,7 +25,7 @@ use crate::room::Room;
 use crate::site::{Addresses, Site};
 use crate::stock::Stock;
 use crate::tls::{self, Certificates};
-use crate::{Config, Result};
+use crate::{Collection, Config, Result};
 
 /// How long pulls may go on after the server was told to end.
 const GRACE: Duration = Duration::from_mins(1);
@@ -161,6 +161,11 @@ impl Server {
         Arc::clone(&self.site.audit)
     }
 
+    /// What goes by itself, as the configuration has it now.
+    pub fn collection(&self) -> Collection {
+        self.site.settings().collection.clone()
+    }
+
     /// The admin token, when this start made it.
     pub fn admin_token(&self) -> Option<&str> {
         self.admin_token.as_deref()
@@ -195,15 +200,18 @@ impl Server {
         if timeout(GRACE, closing.closed()).await.is_err() {
             tracing::warn!("some answers were still running after {} s, and were cut off", GRACE.as_secs());
         }
+        self.site.write_pulls().await;
         Ok(())
     }
 
     /// Does what falls due at `now` (seconds since 1970): makes the certificate anew when it grows old,
-    /// reads one that was given when its files changed, and removes uploads that nobody goes on with. [`Server::run`]
+    /// reads one that was given when its files changed, removes uploads that nobody goes on with, and writes down what was
+    /// pulled. [`Server::run`]
     /// does it every half minute; tests say what time it is.
     pub async fn keep(&self, now: i64) {
         self.site.certificates.refresh(now);
         registry::expire_uploads(&self.site, now).await;
+        self.site.write_pulls().await;
     }
 
     /// Takes another configuration while running: certificates, names, aliases, order, who may read. Addresses stay.

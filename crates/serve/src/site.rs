@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use artifact::Repository;
+use artifact::{Digest, Repository};
 use moka::sync::Cache;
 use store::{Blob, Store};
 
@@ -44,6 +44,8 @@ pub(crate) struct Site {
     warm_version: AtomicU64,
     /// Counts the settings.
     epoch: AtomicU64,
+    /// Counts how often what was pulled has been written down.
+    round: AtomicU64,
     open: Cache<String, Arc<OpenBlob>>,
     pub(crate) gate: ArcSwap<Gate>,
     pub(crate) passwords: Passwords,
@@ -87,6 +89,8 @@ pub(crate) struct Warm {
     until: Option<Instant>,
     pub(crate) meant: Meant,
     pub(crate) thing: Thing,
+    /// The round in which it was noted as pulled; 0: in none.
+    noted: AtomicU64,
 }
 
 /// A name that several repositories have, and which of them was served.
@@ -130,6 +134,7 @@ impl Site {
             warm: Cache::builder().weigher(weigh).max_capacity(WARM_BYTES).build(),
             warm_version: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
+            round: AtomicU64::new(1),
             open: Cache::new(open_files),
             gate: ArcSwap::from_pointee(gate),
             passwords,
@@ -231,7 +236,30 @@ impl Site {
         thing: Thing,
     ) {
         if moment == self.moment() {
-            self.warm.insert(key, Arc::new(Warm { moment, until, meant, thing }));
+            self.warm.insert(key, Arc::new(Warm { moment, until, meant, thing, noted: AtomicU64::new(0) }));
+        }
+    }
+
+    /// Notes that somebody pulled a manifest that was answered from memory: once a round, so that it costs next to nothing.
+    pub(crate) fn pulled(&self, warm: &Warm) {
+        let round = self.round.load(Ordering::Relaxed);
+        if warm.noted.load(Ordering::Relaxed) != round && self.note_pull(&warm.meant.repository, &warm.thing.digest) {
+            warm.noted.store(round, Ordering::Relaxed);
+        }
+    }
+
+    /// The same of one that was not.
+    pub(crate) fn note_pull(&self, repository: &Repository, digest: &Digest) -> bool {
+        // Of a bundle that is served where it lies nothing is collected.
+        self.stock.is_fixed().is_some() || self.store.note_pull(repository, digest)
+    }
+
+    /// Has the catalog know of what was pulled. What it does not take now it is told the next time.
+    pub(crate) async fn write_pulls(&self) {
+        // First: what is pulled meanwhile is noted once more.
+        self.round.fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = self.store.write_pulls().await {
+            tracing::warn!(%error, "what was pulled could not be written down");
         }
     }
 
@@ -275,8 +303,6 @@ impl Site {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-
-    use artifact::Digest;
 
     use super::*;
     use crate::{Config, tls};

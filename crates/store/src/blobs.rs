@@ -26,6 +26,9 @@ pub(crate) fn lay_folders(folder: &Path) -> Result<()> {
         sync(above)?;
     }
     if !folder.join("naru.db").exists() {
+        if was_a_store(folder) {
+            return Err(Error::NoCatalog { path: folder.to_owned() });
+        }
         let entries = fs::read_dir(folder).map_err(Error::io(folder))?.filter_map(std::result::Result::ok);
         let foreign = entries.map(|entry| entry.file_name()).find(|name| {
             let ours = BEGUN.iter().any(|begun| name == begun) && holds_no_blob(&folder.join(name), 0);
@@ -66,6 +69,43 @@ fn holds_no_blob(path: &Path, depth: usize) -> bool {
     }
     let Ok(mut entries) = fs::read_dir(path) else { return false };
     depth < 4 && entries.all(|entry| entry.is_ok_and(|entry| holds_no_blob(&entry.path(), depth + 1)))
+}
+
+/// Whether a folder has what is left of a store: a copy of its catalog, or one file that has the name of a blob.
+pub(crate) fn was_a_store(folder: &Path) -> bool {
+    if folder.join(crate::kept::NAME).exists() {
+        return true;
+    }
+    let root = folder.join("blobs");
+    let mut folders = vec![(root.clone(), 0)];
+    while let Some((below, depth)) = folders.pop() {
+        for entry in fs::read_dir(&below).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.strip_prefix(&root).is_ok_and(|key| named(key).is_some()) {
+                return true;
+            }
+            // Ours are two deep.
+            if depth < 2 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push((path, depth + 1));
+            }
+        }
+    }
+    false
+}
+
+/// The digest that a blob's file is named by, and the sum that its key ends in; `None`: a file of that name is no blob.
+pub(crate) fn named(key: &Path) -> Option<(Digest, Option<u64>)> {
+    let mut parts = key.iter().map(std::ffi::OsStr::to_str);
+    let (algorithm, first, name) = (parts.next()??, parts.next()??, parts.next()??);
+    let (hex, unique) = name.split_once('.')?;
+    let digest: Digest = format!("{algorithm}:{hex}").parse().ok()?;
+    // A build before sums left none in the name; what is put aside has another ending.
+    let (unique, sum) = match unique.split_once('-') {
+        Some((unique, sum)) => (unique, Some(u64::from_str_radix(sum, 16).ok()?)),
+        None => (unique, None),
+    };
+    let is_ours = hex.starts_with(first) && first.len() == 2 && unique.chars().all(|c| c.is_ascii_hexdigit());
+    (is_ours && parts.next().is_none()).then_some((digest, sum))
 }
 
 /// A key for new bytes: never used before, so that no reader of an old key ever meets new bytes. It ends in their sum,

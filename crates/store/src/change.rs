@@ -34,7 +34,7 @@ pub struct Change {
     manifests: Vec<Manifested>,
     manifest_grants: Vec<(Repository, Digest)>,
     entries: Vec<(Repository, Entry)>,
-    removed: Vec<(Repository, String)>,
+    removed: Vec<Removal>,
     renewals: Vec<Renewal>,
     /// Blobs that a repository must show already.
     pub(crate) required: Vec<(Repository, Digest)>,
@@ -46,6 +46,12 @@ pub struct Change {
     force: bool,
 }
 
+/// An entry that goes: its repository, its name, and what it must still be, where that matters.
+type Removal = (Repository, String, Option<State>);
+
+/// What an entry names, and when it was last seen.
+type State = (Digest, i64);
+
 /// What is not to be collected for a while.
 #[derive(Clone, Debug)]
 enum Renewal {
@@ -55,7 +61,8 @@ enum Renewal {
 
 #[derive(Debug)]
 struct Manifested {
-    repository: Repository,
+    /// Who shows it from now on; `None`: who shows it already.
+    repository: Option<Repository>,
     digest: Digest,
     bytes: Bytes,
     media_type: String,
@@ -99,11 +106,25 @@ impl Change {
         omitted: HashSet<Digest>,
     ) -> &mut Self {
         self.manifests.push(Manifested {
-            repository: repository.clone(),
+            repository: Some(repository.clone()),
             digest: *digest,
             bytes,
             media_type: media_type.to_owned(),
             omitted,
+        });
+        self
+    }
+
+    /// Writes down again what the catalog has of a manifest, out of its document, and grants it to nobody. What it points
+    /// at and the catalog has no link to counts as carried; children of an index that are not here, as left out.
+    pub fn heal_manifest(&mut self, digest: &Digest, bytes: Bytes, media_type: &str) -> &mut Self {
+        let media_type = media_type.to_owned();
+        self.manifests.push(Manifested {
+            repository: None,
+            digest: *digest,
+            bytes,
+            media_type,
+            omitted: HashSet::new(),
         });
         self
     }
@@ -136,8 +157,14 @@ impl Change {
 
     /// Removes an entry; not an error when there is none.
     pub fn remove(&mut self, repository: &Repository, name: &str) -> &mut Self {
-        self.removed.push((repository.clone(), name.to_owned()));
+        self.removed.push((repository.clone(), name.to_owned(), None));
         self
+    }
+
+    /// Removes an entry that still names this digest, and was last seen then. What somebody gave another meaning, or
+    /// brought again, stays.
+    pub(crate) fn remove_unchanged(&mut self, repository: &Repository, name: &str, digest: Digest, seen: i64) {
+        self.removed.push((repository.clone(), name.to_owned(), Some((digest, seen))));
     }
 
     /// Lets older entries replace newer ones.
@@ -292,8 +319,10 @@ pub(crate) async fn write(
     for (repository, entry) in &change.entries {
         writing.entry(repository, entry, change.force, &mut log).await?;
     }
-    for (repository, name) in &change.removed {
-        writing.remove(repository, name, &mut log).await?;
+    for (repository, name, was) in &change.removed {
+        if was.is_none() || *was == writing.state(repository, name).await? {
+            writing.remove(repository, name, &mut log).await?;
+        }
     }
     for (repository, digest) in &change.revoked_manifests {
         writing.revoke_manifest(repository, digest, &mut log).await?;
@@ -462,7 +491,9 @@ impl Writing<'_> {
         let annotations = read.annotations.as_ref().and_then(|map| serde_json::to_string(map).ok());
         sqlx::query(
             "INSERT INTO manifest (digest, bytes, media_type, artifact_type, subject, annotations, complete, renewed) \
-             VALUES ($1, $2, $3, $4, $5, $6, 0, $7) ON CONFLICT DO UPDATE SET renewed = excluded.renewed",
+             VALUES ($1, $2, $3, $4, $5, $6, 0, $7) ON CONFLICT DO UPDATE SET renewed = excluded.renewed, \
+             bytes = excluded.bytes, artifact_type = excluded.artifact_type, subject = excluded.subject, \
+             annotations = excluded.annotations",
         )
         .bind(digest.as_bytes())
         .bind(bytes.as_ref())
@@ -474,10 +505,14 @@ impl Writing<'_> {
         .execute(&mut *self.db)
         .await
         .map_err(|source| self.error(source))?;
+        let heals = repository.is_none();
+        if heals {
+            self.unlink_strangers(digest, &read).await?;
+        }
         let children = read.manifests.iter().map(|child| (child, true));
         for (child, is_manifest) in children.chain(read.blobs().map(|blob| (blob, false))) {
             let present = self.is_present(&child.digest, is_manifest).await?;
-            let wanted = !omitted.contains(&child.digest);
+            let wanted = !omitted.contains(&child.digest) && (present || !(heals && is_manifest));
             let carried = wanted && (present || !child.is_foreign());
             // A link that is carried stays so: another list wanted it. One that was omitted is carried from the moment
             // its child is present, so that what is offered never gets a hole. One that waits in vain for its child
@@ -492,14 +527,36 @@ impl Writing<'_> {
             .bind(carried)
             .bind(integer(child.size))
             .bind(wanted && present)
-            .bind(!wanted && !present)
+            .bind(!wanted && !present && !heals)
             .execute(&mut *self.db)
             .await
             .map_err(|source| self.error(source))?;
         }
         self.arrived.push(*digest);
         self.complete_what_can_be().await?;
-        self.grant_manifest(repository, digest).await
+        match repository {
+            Some(repository) => self.grant_manifest(repository, digest).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes away links to what a manifest does not point at.
+    async fn unlink_strangers(&mut self, digest: &Digest, read: &artifact::Manifest) -> Result<()> {
+        let said: HashSet<&[u8]> = read.links().map(|link| link.digest.as_bytes()).collect();
+        let kept: Vec<Vec<u8>> = sqlx::query_scalar("SELECT child FROM link WHERE parent = $1")
+            .bind(digest.as_bytes())
+            .fetch_all(&mut *self.db)
+            .await
+            .map_err(|source| self.error(source))?;
+        for child in kept.iter().filter(|child| !said.contains(child.as_slice())) {
+            sqlx::query("DELETE FROM link WHERE parent = $1 AND child = $2")
+                .bind(digest.as_bytes())
+                .bind(child)
+                .execute(&mut *self.db)
+                .await
+                .map_err(|source| self.error(source))?;
+        }
+        Ok(())
     }
 
     /// Marks as complete what this change completed, upwards from what arrived.
@@ -648,6 +705,11 @@ impl Writing<'_> {
         self.changed.applied.replaced.push(replaced(repository, name, Some(&old), None));
         log.push(Logged { repository: id, name: name.to_owned(), old: Some(old), new: None });
         Ok(())
+    }
+
+    async fn state(&mut self, repository: &Repository, name: &str) -> Result<Option<State>> {
+        let id = self.repository(repository).await?;
+        Ok(self.existing(id, name).await?.map(|entry| (entry.digest, entry.seen)))
     }
 
     /// Remembers what entries were. A change without a cause belongs to the generation that is current.

@@ -76,6 +76,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// There are bytes, and no catalog to say what they are.
+    #[error("the store {path} has lost its catalog, naru.db")]
+    NoCatalog {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The folder has something else in it.
     #[error("{path} is not a store: {why}")]
     NotAStore {
@@ -184,6 +190,10 @@ impl Error {
                     .to_owned()
             }
             Self::NotAStore { .. } => "name an empty folder, or one that naru made, with --store".to_owned(),
+            damaged if damaged.is_damaged_catalog() => {
+                "`naru fsck --rebuild` makes a catalog again, out of the copy that is kept of it and the bytes that are here"
+                    .to_owned()
+            }
             Self::Catalog { .. } => "if the disk is sound, `naru fsck` tells what is wrong".to_owned(),
             Self::Mismatch { .. } => "the copy is damaged; fetch or load it again".to_owned(),
             Self::Stopped { .. } => "check the disk, then start naru again; what was acknowledged is kept".to_owned(),
@@ -202,6 +212,24 @@ impl Error {
         matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
     }
 
+    /// Whether the disk, or the file system on it, could not read what it has: EIO, EBADMSG, EUCLEAN.
+    pub(crate) fn is_bad_sector(&self) -> bool {
+        use rustix::io::Errno;
+        let Self::Io { source, .. } = self else { return false };
+        source.raw_os_error().is_some_and(|code| {
+            [Errno::IO, Errno::BADMSG, Errno::UCLEAN].iter().any(|errno| errno.raw_os_error() == code)
+        })
+    }
+
+    /// Whether the catalog's own file is not what SQLite wrote.
+    pub fn is_damaged_catalog(&self) -> bool {
+        match self {
+            Self::NoCatalog { .. } => true,
+            Self::Catalog { source, .. } => is_damage(source),
+            _ => false,
+        }
+    }
+
     /// Whether a file that should be there is not.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
@@ -216,6 +244,14 @@ pub(crate) fn kind(error: &sqlx::Error) -> io::ErrorKind {
         sqlx::Error::Database(error) if error.code().is_some_and(|code| code == "13") => io::ErrorKind::StorageFull,
         _ => io::ErrorKind::Other,
     }
+}
+
+/// Whether a database's file is damaged, or none: `SQLITE_CORRUPT` and its kin, `SQLITE_NOTADB`, and sectors that cannot be
+/// read (`SQLITE_IOERR_READ`, `SQLITE_IOERR_CORRUPTFS`).
+pub(crate) fn is_damage(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    let code: Option<u32> = code.and_then(|code| code.parse().ok());
+    code.is_some_and(|code| matches!(code & 0xff, 11 | 26) || matches!(code, 266 | 8458))
 }
 
 /// Whether the disk failed to take what SQLite wrote or synced: `SQLITE_IOERR_WRITE`, _FSYNC, _`DIR_FSYNC`

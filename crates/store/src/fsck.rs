@@ -1,5 +1,10 @@
 //! Scrubbing: are the bytes what their names say, and is everything there that the catalog promises?
 
+mod catalog;
+mod heal;
+
+pub use heal::Lost;
+
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +19,11 @@ use crate::{Blob, Error, Hit, Result, Store, writer};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finding {
+    /// The catalog's own file is damaged. Nothing else is looked at then.
+    Catalog {
+        /// In the database's words.
+        what: String,
+    },
     /// The catalog names a blob whose bytes are not there.
     Missing {
         /// The blob.
@@ -34,6 +44,17 @@ pub enum Finding {
     CorruptManifest {
         /// The manifest.
         digest: Digest,
+        /// Which entries need it.
+        needed_by: Vec<Hit>,
+    },
+    /// The catalog has lost the row of something that a manifest carries, a repository shows or an entry names.
+    Gone {
+        /// The blob or manifest.
+        digest: Digest,
+        /// Which of the two.
+        is_manifest: bool,
+        /// Which entries need it.
+        needed_by: Vec<Hit>,
     },
     /// A link, an entry or a completeness mark does not agree with what is there.
     MisLinked {
@@ -83,12 +104,15 @@ impl Store {
     /// Only when it cannot go on; what is wrong with the store is in the answer.
     pub async fn fsck(&self, tidy: bool, progress: Arc<dyn Progress>) -> Result<Fsck> {
         let mut fsck = Fsck::default();
+        self.check_database(&mut fsck).await?;
+        if !fsck.findings.is_empty() {
+            return Ok(fsck);
+        }
         let usage = self.usage().await?;
         progress.begin("re-hash", usage.bytes.cast_unsigned());
         self.check_blobs(&mut fsck, &progress).await?;
         progress.end();
-        self.check_manifests(&mut fsck).await?;
-        self.check_entries(&mut fsck).await?;
+        self.check_catalog(&mut fsck).await?;
         self.check_files(&mut fsck, tidy).await?;
         Ok(fsck)
     }
@@ -151,7 +175,13 @@ impl Store {
                 Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                     wrong.push((blob.digest, None));
                 }
-                Err(error) => wrong.push((blob.digest, Some(error.to_string()))),
+                Err(error) => {
+                    // A disk that cannot read a sector will not do so for whoever asks next, and right bytes shall come.
+                    if error.is_bad_sector() {
+                        self.set_aside(blob);
+                    }
+                    wrong.push((blob.digest, Some(error.to_string())));
+                }
             }
             progress.advance(blob.size);
         }
@@ -168,76 +198,6 @@ impl Store {
         let _ = std::fs::rename(&path, aside);
         // A server must not go on from what it has open.
         self.inner.version.fetch_add(1, Ordering::AcqRel);
-    }
-
-    async fn check_manifests(&self, fsck: &mut Fsck) -> Result<()> {
-        let mut after: Vec<u8> = Vec::new();
-        loop {
-            let rows: Vec<(Vec<u8>, Vec<u8>, String)> = sqlx::query_as(
-                "SELECT digest, bytes, media_type FROM manifest WHERE digest > $1 ORDER BY digest LIMIT 100",
-            )
-            .bind(&after)
-            .fetch_all(self.db())
-            .await
-            .map_err(|error| self.failed(error))?;
-            let Some(last) = rows.last() else { break };
-            after.clone_from(&last.0);
-            for (digest, bytes, media_type) in rows {
-                let Some(digest) = Digest::from_bytes(&digest) else { continue };
-                fsck.manifests += 1;
-                let mut hasher = Hasher::new(digest.algorithm());
-                hasher.update(&bytes);
-                let read = artifact::Manifest::parse(&bytes, &media_type);
-                let (true, Ok(read)) = (hasher.finish() == digest, read) else {
-                    fsck.findings.push(Finding::CorruptManifest { digest });
-                    continue;
-                };
-                let said: HashSet<Digest> = read.links().map(|link| link.digest).collect();
-                let kept: HashSet<Digest> = self.links(&digest).await?.into_iter().map(|link| link.child).collect();
-                if said != kept {
-                    let what = format!("it has {} links, the catalog {}", said.len(), kept.len());
-                    fsck.findings.push(Finding::MisLinked { digest, what });
-                }
-            }
-        }
-        let holes: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
-            "SELECT parent, child FROM link JOIN manifest ON manifest.digest = parent WHERE complete = 1 AND carried = 1 \
-             AND CASE WHEN is_manifest = 1 \
-             THEN NOT EXISTS (SELECT 1 FROM manifest AS below WHERE below.digest = child AND below.complete = 1) \
-             ELSE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = child) END",
-        )
-        .fetch_all(self.db())
-        .await
-        .map_err(|error| self.failed(error))?;
-        for (parent, child) in holes {
-            if let (Some(digest), Some(child)) = (Digest::from_bytes(&parent), Digest::from_bytes(&child)) {
-                let what = format!("it is marked complete, but {child} is not there");
-                fsck.findings.push(Finding::MisLinked { digest, what });
-            }
-        }
-        Ok(())
-    }
-
-    async fn check_entries(&self, fsck: &mut Fsck) -> Result<()> {
-        let dangling: Vec<(String, String, String, String, Vec<u8>)> = sqlx::query_as(
-            "SELECT kind, host, repository.name, entry.name, entry.digest FROM entry \
-             JOIN repository ON repository.id = repository WHERE CASE WHEN kind = 'image' \
-             THEN NOT EXISTS (SELECT 1 FROM manifest JOIN repository_manifest AS granted USING (digest) \
-               WHERE manifest.digest = entry.digest AND complete = 1 AND granted.repository = entry.repository) \
-             ELSE NOT EXISTS (SELECT 1 FROM blob JOIN repository_blob AS granted USING (digest) \
-               WHERE blob.digest = entry.digest AND granted.repository = entry.repository) END",
-        )
-        .fetch_all(self.db())
-        .await
-        .map_err(|error| self.failed(error))?;
-        for (kind, host, repository, name, digest) in dangling {
-            if let Some(digest) = Digest::from_bytes(&digest) {
-                let what =
-                    format!("the {kind} {host}/{repository} offers it as `{name}`, but it is not whole or not granted");
-                fsck.findings.push(Finding::MisLinked { digest, what });
-            }
-        }
-        Ok(())
     }
 
     async fn check_files(&self, fsck: &mut Fsck, tidy: bool) -> Result<()> {
@@ -293,7 +253,7 @@ impl Store {
     }
 }
 
-fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {

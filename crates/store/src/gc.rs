@@ -1,6 +1,6 @@
 //! Garbage collection: what nothing points at goes, while everything else goes on.
 //!
-//! There is no mark phase. The graph of digests has no cycle, so it is peeled: what no entry names and no manifest
+//! First tags end by the rules of their repositories (`retention`). There is no mark phase then. The graph of digests has no cycle, so it is peeled: what no entry names and no manifest
 //! points at is taken away, and then what that pointed at, until nothing more comes off.
 //!
 //! ```text
@@ -15,12 +15,14 @@
 //! grants, links or names a digest in between. A run that was cut short is simply begun again. Whoever brings the same
 //! bytes meanwhile brings them under another key, since a key is never written twice.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use artifact::{Digest, Repository};
 use sqlx::SqliteConnection;
 
-use crate::{Result, Store, blobs, catalog};
+use crate::retention::{self, Expired, Rule, Why};
+use crate::{Cause, Change, Result, Store, blobs, catalog, change};
 
 /// Rows that one step looks at.
 const STEP: i64 = 1000;
@@ -32,6 +34,10 @@ pub struct Sweep<'a> {
     /// So many of the last generations can still be restored afterwards. What an operator removed on purpose, and what
     /// local repositories had before, is not kept for that.
     pub keep: u32,
+    /// Which tags end before that.
+    pub rules: &'a [Rule],
+    /// Who asked for it, as the history has it.
+    pub by: &'a str,
     /// Whether a digest stays, whatever leads to it.
     pub pinned: &'a (dyn Fn(&Digest) -> bool + Sync),
     /// Hears of everything that goes.
@@ -43,6 +49,17 @@ pub struct Sweep<'a> {
 /// Something that went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Gone {
+    /// A tag ended by a rule.
+    Tag {
+        /// The repository.
+        repository: Repository,
+        /// The tag.
+        name: String,
+        /// What it named.
+        digest: Digest,
+        /// Why.
+        why: Why,
+    },
     /// A repository shows this no longer.
     Grant {
         /// The repository.
@@ -69,6 +86,8 @@ pub enum Gone {
 /// How much went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
+    /// Tags that ended.
+    pub tags: u64,
     /// What repositories no longer show.
     pub grants: u64,
     /// Manifests that are gone.
@@ -147,6 +166,7 @@ impl Store {
         self.may_write()?;
         self.bury().await?;
         let mut swept = Swept::default();
+        self.end_tags(sweep, &mut swept).await?;
         for layer in Layer::ALL {
             let mut changed = false;
             loop {
@@ -181,10 +201,43 @@ impl Store {
         Ok(swept)
     }
 
+    /// Ends tags by their rules: as one generation, as far as they still are what they were when they were looked at.
+    async fn end_tags(&self, sweep: &Sweep<'_>, swept: &mut Swept) -> Result<()> {
+        if sweep.rules.is_empty() {
+            return Ok(());
+        }
+        self.write_pulls().await?;
+        let mut reader = self.db().acquire().await.map_err(|error| self.failed(error))?;
+        let expired = retention::expired(&mut reader, sweep.rules, self.now()).await;
+        let expired = expired.map_err(|error| self.failed(error))?;
+        drop(reader);
+        if expired.is_empty() {
+            return Ok(());
+        }
+        let applied = self.apply(ending(&expired, sweep.by)).await?;
+        let ended: HashSet<_> = applied.replaced.iter().map(|gone| (&gone.repository, &gone.name)).collect();
+        let ended = |one: &Expired| ended.contains(&(&one.repository, &one.name));
+        let gone: Vec<Gone> = expired.iter().filter(|one| ended(one)).map(gone).collect();
+        swept.count(&gone);
+        gone.into_iter().for_each(sweep.report);
+        Ok(())
+    }
+
     /// The same in one transaction, which is taken back.
     async fn rehearse(&self, sweep: &Sweep<'_>) -> Result<Swept> {
-        let (mut swept, mut done, mut all) = (Swept::default(), false, Vec::new());
+        let (mut swept, mut done, mut all, mut refused) = (Swept::default(), false, Vec::new(), None);
+        if !sweep.rules.is_empty() {
+            self.write_pulls().await?;
+        }
+        let (now, path) = (self.now(), self.inner.catalog.path());
         let rehearsed = catalog::transaction(self.inner.catalog.writer(), async |db| {
+            let expired = retention::expired(db, sweep.rules, now).await?;
+            if let Err(error) = change::write(db, &mut ending(&expired, sweep.by), self.folder(), path, now).await {
+                refused = Some(error);
+                return Err(sqlx::Error::RowNotFound);
+            }
+            all.extend(expired.iter().map(gone));
+            swept.count(&all);
             for layer in Layer::ALL {
                 loop {
                     let mut went = 0;
@@ -206,7 +259,7 @@ impl Store {
             Err(sqlx::Error::RowNotFound)
         });
         match rehearsed.await {
-            Err(error) if !done => return Err(self.failed(error)),
+            Err(error) if !done => return Err(refused.unwrap_or_else(|| self.failed(error))),
             _ => {}
         }
         all.into_iter().for_each(sweep.report);
@@ -246,6 +299,7 @@ impl Swept {
     fn count(&mut self, gone: &[Gone]) {
         for gone in gone {
             match gone {
+                Gone::Tag { .. } => self.tags += 1,
                 Gone::Grant { .. } => self.grants += 1,
                 Gone::Manifest { .. } => self.manifests += 1,
                 Gone::Blob { size, .. } => {
@@ -255,6 +309,20 @@ impl Swept {
             }
         }
     }
+}
+
+/// What ends tags.
+fn ending(expired: &[Expired], by: &str) -> Change {
+    let cause = Cause { action: "gc".to_owned(), subject: "retention".to_owned(), by: by.to_owned() };
+    let mut change = Change::because(cause);
+    for Expired { repository, name, digest, seen, .. } in expired {
+        change.remove_unchanged(repository, name, *digest, *seen);
+    }
+    change
+}
+
+fn gone(Expired { repository, name, digest, why, .. }: &Expired) -> Gone {
+    Gone::Tag { repository: repository.clone(), name: name.clone(), digest: *digest, why: *why }
 }
 
 /// Takes away what is loose among the rows of a layer that come next.

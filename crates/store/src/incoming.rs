@@ -37,27 +37,41 @@ pub enum Written {
 }
 
 impl Incoming {
-    /// Goes on where an earlier run stopped, or begins. `hear` is told, on the thread that writes, of what is in the file;
-    /// with it comes the file itself, to be read meanwhile.
+    /// Goes on where an earlier run stopped, or begins.
     ///
     /// # Errors
     /// As [`Store::resume`].
-    pub async fn resume(
+    pub async fn resume(store: &Store, digest: &Digest) -> Result<Self> {
+        let (store, digest) = (store.clone(), *digest);
+        let writer = spawn_blocking(move || store.resume(&digest)).await.map_err(ended)??;
+        Ok(Self::begin(writer, |_| ()))
+    }
+
+    /// The same, for who reads meanwhile: `hear` is told, on the thread that writes, of what is in the file; with it comes
+    /// the file itself.
+    ///
+    /// # Errors
+    /// As [`Store::resume`].
+    pub async fn followed(
         store: &Store,
         digest: &Digest,
         hear: impl Fn(Written) + Send + 'static,
     ) -> Result<(Self, File)> {
         let (store, digest) = (store.clone(), *digest);
         let opened = spawn_blocking(move || {
-            let writer = store.resume(&digest)?;
+            let mut writer = store.resume(&digest)?;
             let file = writer.reader()?;
             Ok::<_, Error>((writer, file))
         });
         let (writer, file) = opened.await.map_err(ended)??;
+        Ok((Self::begin(writer, hear), file))
+    }
+
+    fn begin(writer: BlobWriter, hear: impl Fn(Written) + Send + 'static) -> Self {
         let len = writer.len();
         let (orders, receiver) = mpsc::channel(WAITING);
         let thread = spawn_blocking(move || write(writer, receiver, &hear));
-        Ok((Self { len, orders, thread }, file))
+        Self { len, orders, thread }
     }
 
     /// How many bytes are there, or under way to the disk.
@@ -96,8 +110,16 @@ impl Incoming {
     /// # Errors
     /// As [`BlobWriter::finish`], and when the store took no more.
     pub async fn finish(self) -> Result<NewBlob> {
+        self.finish_telling(|| ()).await
+    }
+
+    /// The same, and tells when the digest is proven: what follows then is the disk's affair alone.
+    ///
+    /// # Errors
+    /// As [`Incoming::finish`].
+    pub async fn finish_telling(self, proven: impl FnOnce() + Send + 'static) -> Result<NewBlob> {
         let writer = self.put_down().await?;
-        spawn_blocking(move || writer.finish()).await.map_err(ended)?
+        spawn_blocking(move || writer.finish_telling(proven)).await.map_err(ended)?
     }
 
     /// Leaves what has come for the next run.

@@ -3,6 +3,8 @@
 //! ```text
 //! STORE/
 //! ├── naru.db                     the catalog (SQLite, WAL, synchronous=FULL)
+//! ├── naru.db.kept                a copy of it, for the day on which it is lost
+//! ├── naru.db.damaged-SECONDS     a catalog that was damaged, put aside by `fsck --rebuild`
 //! ├── naru.db.format-1.SECONDS    the catalog as an older Naru wrote it, copied before it was changed
 //! ├── naru.sock                   the holder's socket, while a server holds the store
 //! ├── lock                        held (flock) by the one process that has the store open
@@ -23,14 +25,19 @@ mod blobs;
 mod catalog;
 mod change;
 mod clock;
+pub mod direct;
 mod error;
 mod fsck;
 mod gc;
 mod held;
 mod incoming;
+mod kept;
 mod lock;
 mod pages;
+mod pulls;
 mod read;
+mod rebuild;
+mod retention;
 mod revoke;
 mod socket;
 mod sum;
@@ -40,20 +47,22 @@ mod writer;
 pub use account::{Account, AccountKind};
 pub use change::{Applied, Cause, Change, Replaced};
 pub use error::{Error, Result};
-pub use fsck::{Finding, Fsck};
+pub use fsck::{Finding, Fsck, Lost};
 pub use gc::{Gone, Sweep, Swept};
 pub use incoming::{Incoming, Written};
 pub use read::{Blob, Candidate, Generation, Hit, Link, Referrer, StoredManifest, Usage};
+pub use rebuild::{Origin, Rebuilt};
+pub use retention::{Rule, Why};
 pub use socket::{Call, Caller, Socket, call};
 pub use sum::{Check, Sum};
 pub use writer::{BlobWriter, NewBlob, Patchwork};
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use artifact::Digest;
+use artifact::{Digest, Repository};
 
 /// A store, held by this process. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -71,8 +80,14 @@ struct Inner {
     opened: i64,
     /// The first fsync that failed: nothing is written after it.
     stopped: Arc<OnceLock<String>>,
+    /// Manifests that were pulled, and of which the catalog does not know yet.
+    pulls: Mutex<HashSet<(Repository, Digest)>>,
+    /// How many blobs are written past the kernel's cache just now.
+    direct: Arc<AtomicUsize>,
     /// Partial files that a writer of this process has in hand.
     in_hand: Mutex<HashSet<Digest>>,
+    /// Held by who makes a copy of the catalog.
+    keeping: tokio::sync::Mutex<()>,
     /// Released last.
     _lock: lock::Lock,
 }
@@ -81,7 +96,8 @@ impl Store {
     /// Opens the store in `folder`, making it when there is none; takes its lock.
     ///
     /// # Errors
-    /// [`Error::Held`] when another process holds it, [`Error::Newer`] when a newer Naru wrote it, [`Error::Migration`]
+    /// [`Error::Held`] when another process holds it, [`Error::NoCatalog`] when there are bytes and no catalog,
+    /// [`Error::Newer`] when a newer Naru wrote it, [`Error::Migration`]
     /// when an older one did and its catalog cannot be brought to this one's format, [`Error::NotAStore`]
     /// when something else is in the folder, [`Error::Io`] with the path otherwise.
     pub async fn open(folder: &Path) -> Result<Self> {
@@ -102,6 +118,10 @@ impl Store {
 
     async fn open_as(folder: &Path, shared: bool) -> Result<Self> {
         let lock = lock::Lock::take(folder)?;
+        Self::open_locked(folder, shared, lock).await
+    }
+
+    async fn open_locked(folder: &Path, shared: bool, lock: lock::Lock) -> Result<Self> {
         let version = Arc::new(AtomicU64::new(1));
         let stopped = Arc::default();
         let clock = Arc::<clock::Clock>::default();
@@ -116,7 +136,10 @@ impl Store {
                 opened: clock::now(),
                 clock,
                 stopped,
+                pulls: Mutex::default(),
+                direct: Arc::default(),
                 in_hand: Mutex::default(),
+                keeping: tokio::sync::Mutex::default(),
                 _lock: lock,
             }),
         })
@@ -127,8 +150,9 @@ impl Store {
     /// # Errors
     /// [`Error::NoStore`] when there is none; as [`Store::open`].
     pub async fn open_existing(folder: &Path) -> Result<Self> {
-        // What cannot be looked at is refused by name when it is opened.
-        if folder.join("naru.db").try_exists().is_ok_and(|exists| !exists) {
+        // What cannot be looked at is refused by name when it is opened; so is one that has lost its catalog.
+        let is_missing = folder.join("naru.db").try_exists().is_ok_and(|exists| !exists);
+        if is_missing && !blobs::was_a_store(folder) {
             return Err(Error::NoStore { path: folder.to_owned() });
         }
         Self::open(folder).await

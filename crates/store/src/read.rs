@@ -34,6 +34,13 @@ pub struct StoredManifest {
     pub complete: bool,
 }
 
+impl StoredManifest {
+    /// Whether its bytes are what its name says: what takes them on asks, since a disk may have changed them.
+    pub fn is_sound(&self) -> bool {
+        Digest::by(self.digest.algorithm(), &self.bytes) == self.digest
+    }
+}
+
 /// A link from a manifest to what it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {

@@ -76,6 +76,13 @@ impl Store {
         Ok(gone)
     }
 
+    /// Removes an upload with its bytes, if it is there.
+    pub fn forget_upload(&self, id: &str, repository: &Repository) {
+        if let Some((path, _)) = self.upload(id, repository) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
     /// The file of an upload, and the hash that runs along.
     fn upload(&self, id: &str, repository: &Repository) -> Option<(PathBuf, Algorithm)> {
         // What is no id of ours names no file.

@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 
 use artifact::{Algorithm, Digest};
 
+use crate::direct::{Left, Stretch};
 use crate::sum::Arriving;
 use crate::{Error, Result, Store, blobs};
 
+/// A blob that has more than this is written past the kernel's cache from here on.
+const LARGE: u64 = 1 << 20;
 /// Bytes read at a time when a partial file is hashed again.
 const CHUNK: usize = 1 << 20;
 
@@ -64,6 +67,10 @@ pub struct BlobWriter {
     expected: Option<Digest>,
     arriving: Arriving,
     len: u64,
+    /// What is under way past the kernel's cache.
+    stretch: Option<Stretch>,
+    /// So long is it not tried.
+    cached_until: u64,
     stays: Stays,
 }
 
@@ -91,6 +98,26 @@ impl BlobWriter {
 
     /// Takes the next bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let begins = Stretch::next_after(self.len);
+        if self.stretch.is_none() && begins >= self.cached_until && begins - self.len < bytes.len() as u64 {
+            let (here, there) = bytes.split_at(usize::try_from(begins - self.len).unwrap_or_default());
+            self.write_cached(here)?;
+            self.stretch = Stretch::begin(&self.path, begins, &self.store.inner.direct);
+            // When all places are taken, or the file system cannot: asked again a good deal later.
+            self.cached_until = begins + LARGE;
+            return self.write_next(there);
+        }
+        self.write_next(bytes)
+    }
+
+    fn write_next(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some(stretch) = &mut self.stretch else { return self.write_cached(bytes) };
+        self.arriving.update(bytes);
+        self.len += bytes.len() as u64;
+        if stretch.write(bytes) { Ok(()) } else { self.pour() }
+    }
+
+    fn write_cached(&mut self, bytes: &[u8]) -> Result<()> {
         if let Err(error) = self.file.write_all(bytes) {
             // What went in of it was not hashed: nobody may go on behind it.
             let _ = self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
@@ -101,32 +128,66 @@ impl BlobWriter {
         Ok(())
     }
 
-    /// Its file, to read what was written so far; it stays readable wherever the blob goes.
+    /// Has everything that was taken be in the file.
+    fn pour(&mut self) -> Result<()> {
+        let Some(stretch) = self.stretch.take() else { return Ok(()) };
+        self.cached_until = self.len + LARGE;
+        let poured = stretch.end().and_then(|Left { at, rest }| {
+            let written = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.write_all(rest.bytes()));
+            written.map_err(|error| (at, error))
+        });
+        let Err((right, error)) = poured else { return Ok(()) };
+        // What was hashed is not all in the file: it is what the file has up to where it is right.
+        let again = self.file.set_len(right).and_then(|()| self.file.rewind()).and_then(|()| {
+            let mut arriving = Arriving::new(self.arriving.algorithm());
+            self.len = read_file(&self.file, |bytes| arriving.update(bytes))?;
+            self.arriving = arriving;
+            Ok(())
+        });
+        again.map_err(Error::io(&self.path))?;
+        Err(Error::io(&self.path)(error))
+    }
+
+    /// Its file, to read what was written so far; it stays readable wherever the blob goes. All that is written from now on
+    /// is in it at once.
     ///
     /// # Errors
-    /// When it cannot be opened a second time.
-    pub fn reader(&self) -> Result<File> {
+    /// When it cannot be opened a second time, or what was written before is not in it.
+    pub fn reader(&mut self) -> Result<File> {
+        self.pour()?;
+        self.cached_until = u64::MAX;
         File::open(&self.path).map_err(Error::io(&self.path))
     }
 
     /// Begins again from nothing (the upstream would not continue where we were).
     pub fn restart(&mut self) -> Result<()> {
+        drop(self.stretch.take().map(Stretch::end));
         self.file.set_len(0).map_err(Error::io(&self.path))?;
         self.file.rewind().map_err(Error::io(&self.path))?;
         self.arriving = arriving(self.expected.as_ref());
         self.len = 0;
+        if self.cached_until != u64::MAX {
+            self.cached_until = LARGE;
+        }
         Ok(())
     }
 
     /// Checks the digest against what was expected, makes the bytes durable and puts them in their place. Wrong bytes
     /// are removed: a partial file never survives a mismatch.
-    pub fn finish(mut self) -> Result<NewBlob> {
+    pub fn finish(self) -> Result<NewBlob> {
+        self.finish_telling(|| ())
+    }
+
+    /// As [`BlobWriter::finish`], and tells when the bytes are known to be right, before the disk has them for good.
+    pub(crate) fn finish_telling(mut self, proven: impl FnOnce()) -> Result<NewBlob> {
         self.store.may_write()?;
+        self.pour()?;
         let (found, sum) = std::mem::replace(&mut self.arriving, arriving(None)).finish();
         if let Some(expected) = self.expected.filter(|expected| *expected != found) {
             let _ = fs::remove_file(&self.path);
             return Err(Error::Mismatch { expected, found });
         }
+        proven();
         blobs::sync_or_remove(&self.store, &self.file, &self.path)?;
         let key = blobs::new_key(&found, sum);
         let place = blobs::put_in_place(&self.store, &self.path, &key)?;
@@ -136,6 +197,7 @@ impl BlobWriter {
     /// As [`BlobWriter::finish`], by a name that was not known before the end. By another hash than the one that ran
     /// along, the bytes are read once more.
     pub fn finish_as(mut self, name: &Digest) -> Result<NewBlob> {
+        self.pour()?;
         if name.algorithm() != self.arriving.algorithm() {
             let mut again = arriving(Some(name));
             self.file.rewind().map_err(Error::io(&self.path))?;
@@ -147,14 +209,16 @@ impl BlobWriter {
     }
 
     /// Makes what is there durable, its file's name too.
-    pub fn sync(&self) -> Result<()> {
+    pub fn sync(&mut self) -> Result<()> {
         self.store.may_write()?;
+        self.pour()?;
         blobs::sync_or_remove(&self.store, &self.file, &self.path)?;
         blobs::sync_folder(&self.store, &self.store.partial_path(""))
     }
 
     /// Removes what is there.
-    pub fn discard(self) {
+    pub fn discard(mut self) {
+        drop(self.stretch.take().map(Stretch::end));
         let _ = fs::remove_file(&self.path);
     }
 
@@ -166,9 +230,15 @@ impl Drop for BlobWriter {
     fn drop(&mut self) {
         match &self.stays {
             // After `finish` the name is gone already.
-            Stays::No => drop(fs::remove_file(&self.path)),
-            Stays::Partial(digest) => self.store.put_down(digest),
-            Stays::Upload => {}
+            Stays::No => {
+                drop(self.stretch.take().map(Stretch::end));
+                drop(fs::remove_file(&self.path));
+            }
+            // What cannot be poured now is brought again.
+            Stays::Partial(_) | Stays::Upload => drop(self.pour()),
+        }
+        if let Stays::Partial(digest) = &self.stays {
+            self.store.put_down(digest);
         }
     }
 }
@@ -240,6 +310,8 @@ impl Store {
             expected: expected.copied(),
             arriving,
             len: 0,
+            stretch: None,
+            cached_until: LARGE,
             stays: Stays::No,
         })
     }
@@ -257,7 +329,8 @@ impl Store {
         let mut arriving = Arriving::new(algorithm);
         let len = read_file(&file, |bytes| arriving.update(bytes)).map_err(Error::io(&path))?;
         file.seek(SeekFrom::Start(len)).map_err(Error::io(&path))?;
-        Ok(BlobWriter { store: self.clone(), file, path, expected, arriving, len, stays })
+        let (store, stretch, cached_until) = (self.clone(), None, len + LARGE);
+        Ok(BlobWriter { store, file, path, expected, arriving, len, stretch, cached_until, stays })
     }
 
     /// A writer that goes on where an earlier run stopped (its bytes are hashed again first), or begins. Where another

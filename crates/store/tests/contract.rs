@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use artifact::{Algorithm, Digest, Kind, Repository, Silent, media_type};
 use bytes::Bytes;
-use given::{SHARED, cause, entry, files, for_each_store, index, manifest, open, put};
+use given::{SHARED, cause, database_of, entry, files, for_each_store, index, manifest, open, put};
 use store::{Change, Error, Finding, Store};
 
 #[tokio::test]
@@ -377,14 +377,14 @@ async fn other_folders_and_newer_stores_are_refused_by_name() {
     newer[60..64].copy_from_slice(&9_u32.to_be_bytes());
     std::fs::write(folder.path().join("naru.db"), newer).unwrap();
     let refused = Store::open(folder.path()).await.unwrap_err();
-    assert!(matches!(refused, Error::Newer { found: 9, known: 3, .. }), "{refused}");
+    assert!(matches!(refused, Error::Newer { found: 9, known: 4, .. }), "{refused}");
     // One that kept the table says by whom.
     std::fs::write(folder.path().join("naru.db"), &database).unwrap();
     let newer = database_of(folder.path()).await;
-    sqlx::raw_sql("INSERT INTO format VALUES (4, '7.8.9'); PRAGMA user_version = 4").execute(&newer).await.unwrap();
+    sqlx::raw_sql("INSERT INTO format VALUES (5, '7.8.9'); PRAGMA user_version = 5").execute(&newer).await.unwrap();
     newer.close().await;
     let refused = Store::open(folder.path()).await.unwrap_err().to_string();
-    for part in ["format 4, made by naru 7.8.9", env!("CARGO_PKG_VERSION"), "up to 3"] {
+    for part in ["format 5, made by naru 7.8.9", env!("CARGO_PKG_VERSION"), "up to 4"] {
         assert!(refused.contains(part), "{refused}");
     }
     std::fs::write(
@@ -395,10 +395,64 @@ async fn other_folders_and_newer_stores_are_refused_by_name() {
     assert!(matches!(Store::open(folder.path()).await.unwrap_err(), Error::NotAStore { .. }));
 }
 
-/// The catalog itself, for what only another Naru would do to it.
-async fn database_of(folder: &Path) -> sqlx::SqlitePool {
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("naru.db"));
-    sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap()
+/// Large ones go past the kernel's cache for a stretch: whatever the pieces, and wherever somebody wants them durable.
+#[tokio::test]
+async fn a_large_blob_is_what_came_however_it_came() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let bytes: Vec<u8> =
+            (0..6_500_000_u32).map(|n| u8::try_from(n.wrapping_mul(2_654_435_761) >> 24).unwrap()).collect();
+        let digest = Digest::of(&bytes);
+        let read = |blob: &store::NewBlob| {
+            let mut found = Vec::new();
+            std::io::Read::read_to_end(&mut blob.open().unwrap(), &mut found).unwrap();
+            found
+        };
+        for piece in [1000, 4096, 65_537, 1 << 20, 3_000_001, bytes.len()] {
+            for synced in [usize::MAX, 1, 2] {
+                let mut writer = store.writer(Some(&digest)).unwrap();
+                for (number, part) in bytes.chunks(piece).enumerate() {
+                    writer.write(part).unwrap();
+                    if piece > 60_000 && (number + 1).is_multiple_of(synced) {
+                        writer.sync().unwrap();
+                    }
+                }
+                assert_eq!(writer.len(), bytes.len() as u64);
+                assert!(read(&writer.finish().unwrap()) == bytes, "in pieces of {piece}, synced each {synced}");
+            }
+        }
+        // What was written before a run ended is there for the next; what is begun again is not.
+        let mut writer = store.resume(&digest).unwrap();
+        bytes[..5_000_123].chunks(70_000).for_each(|part| writer.write(part).unwrap());
+        drop(writer);
+        let mut writer = store.resume(&digest).unwrap();
+        assert_eq!(writer.len(), 5_000_123);
+        bytes[5_000_123..].chunks(9_999).for_each(|part| writer.write(part).unwrap());
+        writer.restart().unwrap();
+        bytes.chunks(123_456).for_each(|part| writer.write(part).unwrap());
+        assert!(read(&writer.finish().unwrap()) == bytes);
+        // Who reads along sees every byte at once, also of what came before.
+        let mut writer = store.writer(None).unwrap();
+        writer.write(&bytes[..3_000_000]).unwrap();
+        let mut along = writer.reader().unwrap();
+        writer.write(&bytes[3_000_000..]).unwrap();
+        let mut found = Vec::new();
+        std::io::Read::read_to_end(&mut along, &mut found).unwrap();
+        assert!(found == bytes);
+        drop(writer);
+        // More at a time than may go that way at a time.
+        let mut writers: Vec<_> = (0..8).map(|_| store.writer(Some(&digest)).unwrap()).collect();
+        for part in bytes.chunks(500_000) {
+            for writer in &mut writers {
+                writer.write(part).unwrap();
+            }
+        }
+        for writer in writers {
+            assert!(read(&writer.finish().unwrap()) == bytes);
+        }
+        assert_eq!(files(folder.path().join("partial").as_path()), 0);
+    })
+    .await;
 }
 
 /// A store as the first Naru wrote it, with a document.
@@ -474,7 +528,7 @@ async fn a_migration_that_fails_changes_nothing_and_names_the_copy() {
             if SHARED.get() { Store::open_shared(folder.path()).await } else { Store::open(folder.path()).await };
         let refused = refused.unwrap_err();
         let made = copies(folder.path());
-        assert!(matches!(&refused, Error::Migration { found: 1, known: 3, copy, .. } if *copy == made[0]), "{refused}");
+        assert!(matches!(&refused, Error::Migration { found: 1, known: 4, copy, .. } if *copy == made[0]), "{refused}");
         let database = database_of(folder.path()).await;
         assert_eq!(sqlx::query_scalar::<_, i64>("PRAGMA user_version").fetch_one(&database).await.unwrap(), 1);
         database.close().await;

@@ -11,15 +11,20 @@ use artifact::{Digest, Repository, Silent, media_type};
 use bytes::Bytes;
 use given::{cause, entry, files, for_each_store, index, manifest, open, put};
 use proptest::prelude::*;
-use store::{Change, Error, Gone, Store, Sweep, Swept};
+use store::{Change, Error, Gone, Rule, Store, Sweep, Swept, Why};
 
 const HOUR: i64 = 3600;
 const GRACE: i64 = 24 * HOUR;
 
 async fn collect(store: &Store, keep: u32, dry_run: bool) -> (Swept, Vec<Gone>) {
+    collect_by(store, &[], keep, dry_run).await
+}
+
+async fn collect_by(store: &Store, rules: &[Rule], keep: u32, dry_run: bool) -> (Swept, Vec<Gone>) {
     let gone = Mutex::new(Vec::new());
     let report = |one: Gone| gone.lock().unwrap().push(one);
-    let sweep = Sweep { before: store.now() - GRACE, keep, pinned: &|_| false, report: &report, dry_run };
+    let sweep =
+        Sweep { before: store.now() - GRACE, keep, rules, by: "", pinned: &|_| false, report: &report, dry_run };
     let swept = store.gc(&sweep).await.unwrap();
     (swept, gone.into_inner().unwrap())
 }
@@ -62,15 +67,106 @@ async fn what_nothing_leads_to_goes_after_its_grace() {
         let (swept, gone) = collect(&store, 10, false).await;
         assert_eq!((would, &listed), (swept, &gone), "a rehearsal is what is played");
         // Its manifest, and this repository's layer; the layer itself is another's too.
-        assert_eq!(swept, Swept { grants: 2, manifests: 0, blobs: 0, bytes: 0 });
+        assert_eq!(swept, Swept { tags: 0, grants: 2, manifests: 0, blobs: 0, bytes: 0 });
         assert!(store.granted_blob(&one, &Digest::of(b"shared")).await.unwrap().is_none());
         assert!(store.granted_blob(&other, &Digest::of(b"shared")).await.unwrap().is_some());
         store.pass(GRACE + HOUR);
         let (swept, gone) = collect(&store, 10, false).await;
-        assert_eq!(swept, Swept { grants: 2, manifests: 1, blobs: 1, bytes: 3 });
+        assert_eq!(swept, Swept { tags: 0, grants: 2, manifests: 1, blobs: 1, bytes: 3 });
         assert!(gone.contains(&Gone::Blob { digest: Digest::of(b"own"), size: 3 }), "{gone:?}");
         assert_eq!(files(&folder.path().join("blobs")), 2);
         assert_eq!(collect(&store, 10, false).await.0, Swept::default(), "there is nothing left to do");
+        is_clean(&store).await;
+    })
+    .await;
+}
+
+fn rule(repositories: &str) -> Rule {
+    Rule {
+        repositories: vec![repositories.parse().unwrap()],
+        older_than: None,
+        keep_last: None,
+        keep_tags: Vec::new(),
+        pulled_within: None,
+    }
+}
+
+fn tags(gone: &[Gone]) -> Vec<String> {
+    let tag = |gone: &Gone| match gone {
+        Gone::Tag { repository, name, .. } => Some(format!("{repository}:{name}")),
+        _ => None,
+    };
+    gone.iter().filter_map(tag).collect()
+}
+
+#[tokio::test]
+async fn tags_end_by_the_first_rule_of_their_repository() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let (app, kept, other) =
+            (Repository::image("", "team/app"), Repository::image("", "team/kept"), Repository::image("a.io", "app"));
+        for number in 1..=4_u8 {
+            for repository in [&app, &kept, &other] {
+                push(&store, repository, &format!("v{number}"), &[number]).await;
+            }
+            store.pass(HOUR);
+        }
+        // Its oldest is pulled again and again, and its second is what the newest is too.
+        let first = store.entry(&app, "v1").await.unwrap().unwrap().digest;
+        assert!(store.note_pull(&app, &first));
+        let rules = [
+            Rule { keep_last: Some(100), ..rule("team/kept") },
+            Rule {
+                keep_last: Some(1),
+                pulled_within: Some(HOUR),
+                keep_tags: vec!["v3".parse().unwrap()],
+                ..rule("team/*")
+            },
+        ];
+        let (would, listed) = collect_by(&store, &rules, 10, true).await;
+        assert_eq!(tags(&listed), ["team/app:v2"]);
+        assert!(store.entry(&app, "v2").await.unwrap().is_some(), "a rehearsal ends nothing");
+        let (swept, gone) = collect_by(&store, &rules, 10, false).await;
+        assert_eq!((swept, &gone), (would, &listed));
+        assert!(matches!(gone[0], Gone::Tag { why: Why::Rule { pulled: None, .. }, .. }), "{gone:?}");
+        assert_eq!(store.history(1).await.unwrap()[0].cause.action, "gc");
+        for tag in ["v1", "v3", "v4"] {
+            assert!(store.entry(&app, tag).await.unwrap().is_some(), "{tag}");
+        }
+        // Whoever was just told that digest may still come for it; later it goes.
+        assert_eq!(swept, Swept { tags: 1, ..Swept::default() });
+        store.pass(GRACE + HOUR);
+        let (swept, gone) = collect_by(&store, &rules, 10, false).await;
+        assert_eq!(tags(&gone), ["team/app:v1"], "nobody has pulled it lately");
+        assert_eq!((swept.tags, swept.grants, swept.blobs), (1, 2, 0), "others have the layer too");
+        is_clean(&store).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_signature_s_tag_lives_with_what_it_signs() {
+    for_each_store(async |folder| {
+        let store = open(&folder).await;
+        let repository = Repository::image("", "app");
+        let signed = push(&store, &repository, "v1", b"layer").await;
+        let tag = format!("sha256-{}.sig", signed.hex());
+        push(&store, &repository, &tag, b"signature").await;
+        store.pass(HOUR);
+        push(&store, &repository, "v2", b"other").await;
+        let rules = [Rule { keep_last: Some(2), ..rule("**") }];
+        assert_eq!(tags(&collect_by(&store, &rules, 10, false).await.1), Vec::<String>::new(), "it is none of the two");
+        let rules = [Rule { keep_last: Some(1), ..rule("**") }];
+        assert_eq!(tags(&collect_by(&store, &rules, 10, false).await.1), ["app:v1"]);
+        store.pass(GRACE + HOUR);
+        let (_, gone) = collect_by(&store, &rules, 10, false).await;
+        assert_eq!(tags(&gone), Vec::<String>::new(), "what it signs is still shown");
+        let (_, gone) = collect_by(&store, &rules, 10, false).await;
+        assert_eq!(tags(&gone), [format!("app:{tag}")]);
+        assert!(matches!(gone[0], Gone::Tag { why: Why::Without(subject), .. } if subject == signed), "{gone:?}");
+        store.pass(GRACE + HOUR);
+        collect_by(&store, &rules, 10, false).await;
+        assert_eq!(files(&folder.path().join("blobs")), 1);
         is_clean(&store).await;
     })
     .await;
@@ -119,7 +215,7 @@ async fn a_referrer_lives_with_its_subject() {
         change.remove(&repository, "1");
         store.apply(change).await.unwrap();
         store.pass(2 * GRACE);
-        assert_eq!(collect(&store, 0, false).await.0, Swept { grants: 3, manifests: 2, blobs: 1, bytes: 5 });
+        assert_eq!(collect(&store, 0, false).await.0, Swept { tags: 0, grants: 3, manifests: 2, blobs: 1, bytes: 5 });
         is_clean(&store).await;
     })
     .await;
@@ -219,8 +315,16 @@ async fn a_pin_holds() {
         store.apply(change).await.unwrap();
         store.pass(2 * GRACE);
         let pinned = |digest: &Digest| *digest == Digest::of(b"layer");
-        let sweep = Sweep { before: store.now() - GRACE, keep: 0, pinned: &pinned, report: &drop, dry_run: false };
-        assert_eq!(store.gc(&sweep).await.unwrap(), Swept { grants: 2, manifests: 1, blobs: 0, bytes: 0 });
+        let sweep = Sweep {
+            before: store.now() - GRACE,
+            keep: 0,
+            rules: &[],
+            by: "",
+            pinned: &pinned,
+            report: &drop,
+            dry_run: false,
+        };
+        assert_eq!(store.gc(&sweep).await.unwrap(), Swept { tags: 0, grants: 2, manifests: 1, blobs: 0, bytes: 0 });
         assert!(store.blob(&Digest::of(b"layer")).await.unwrap().is_some());
         is_clean(&store).await;
     })

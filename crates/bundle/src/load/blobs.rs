@@ -23,14 +23,20 @@ enum Brought {
 }
 
 impl Loading<'_> {
-    /// Brings every blob of these volumes that the store has not.
-    pub(super) async fn blobs(&self, volumes: &Arc<Vec<Volume>>, loaded: &mut Loaded) -> Result<()> {
+    /// Brings every blob of these volumes that is wanted and that the store has not.
+    pub(super) async fn blobs(
+        &self,
+        volumes: &Arc<Vec<Volume>>,
+        wanted: &(dyn Fn(&Digest) -> bool + Sync),
+        loaded: &mut Loaded,
+    ) -> Result<()> {
         let mut plain: Vec<(usize, Member)> = Vec::new();
         let mut cut: BTreeMap<Digest, Vec<(usize, Member, Part)>> = BTreeMap::new();
         let (mut seen, mut here) = (HashSet::new(), Vec::new());
         for (number, volume) in volumes.iter().enumerate() {
             for member in &volume.head.members {
                 match (member.what(), &member.part) {
+                    (Some(What::Blob(digest) | What::Part(digest)), _) if !wanted(&digest) => {}
                     (Some(What::Blob(digest)), _) if seen.insert(digest) => {
                         if self.store.blob(&digest).await?.is_some() {
                             here.push(digest);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use artifact::{Digest, Kind, Manifest};
-use store::{Cause, Change};
+use store::{Cause, Change, StoredManifest};
 
 use super::blobs::covers;
 use super::{Loaded, Loading, Pending, say_what_shares_a_path};
@@ -135,12 +135,14 @@ impl Loading<'_> {
         let mut graph: HashMap<Digest, Vec<(Digest, bool)>> = HashMap::new();
         let mut documents: HashMap<Digest, bytes::Bytes> = HashMap::new();
         for (digest, known) in &tree.manifests {
-            let bytes = match self.store.granted_manifest(&tree.repository, digest).await? {
-                Some(there) => there.bytes,
+            // Of a disk that has changed it, it comes again.
+            let sound = |there: Option<StoredManifest>| there.filter(StoredManifest::is_sound).map(|there| there.bytes);
+            let bytes = match sound(self.store.granted_manifest(&tree.repository, digest).await?) {
+                Some(bytes) => bytes,
                 None => match manifest_bytes(volumes, digest) {
                     Some(bytes) => bytes.into(),
-                    None => match self.store.manifest(digest).await? {
-                        Some(there) => there.bytes,
+                    None => match sound(self.store.manifest(digest).await?) {
+                        Some(bytes) => bytes,
                         None => continue,
                     },
                 },

@@ -1,13 +1,13 @@
 //! One volume, from the store onto the medium: in one pass, checked and hashed on the way.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use artifact::{Digest, Hasher, Progress};
+use store::direct::{Buffer, Disk};
 use store::{Check, Store};
 
 use super::PackedVolume;
@@ -109,12 +109,12 @@ fn on_medium(store: &Store, volume: &LaidVolume, sums: &Sums, path: &Path, progr
         let writing = scope.spawn(move || {
             for buffer in to_write {
                 disk.write(buffer.bytes())?;
-                progress.advance(buffer.length as u64);
+                progress.advance(buffer.bytes().len() as u64);
                 let _ = written.send(buffer);
             }
             disk.finish()
         });
-        let mut filling = Filling { buffer: Buffer::new(), full: read, empty, at: 0 };
+        let mut filling = Filling { buffer: Buffer::default(), full: read, empty, at: 0 };
         let outcome = fill(store, volume, sums, &mut filling).and_then(|()| filling.pass_on());
         drop(filling);
         let digest = hashing.join();
@@ -130,109 +130,6 @@ fn on_medium(store: &Store, volume: &LaidVolume, sums: &Sums, path: &Path, progr
 
 /// Buffers that may wait for the hash, and as many for the disk.
 const AHEAD: usize = 4;
-/// What direct writes have to lie on, in memory and on the disk: the sector of every disk of today.
-const ALIGNED: usize = 4096;
-/// Where the kernel keeps what is written, it is set to write each time there is so much of it.
-const EAGER: u64 = 128 << 20;
-
-/// Some bytes that begin where a direct write may.
-struct Buffer {
-    memory: Vec<u8>,
-    begin: usize,
-    length: usize,
-}
-
-impl Buffer {
-    fn new() -> Self {
-        let memory = vec![0; CHUNK + ALIGNED];
-        let begin = memory.as_ptr().align_offset(ALIGNED).min(ALIGNED);
-        Self { memory, begin, length: 0 }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.memory.get(self.begin..self.begin + self.length).unwrap_or_default()
-    }
-
-    /// What is still free of it.
-    fn room(&mut self) -> &mut [u8] {
-        self.memory.get_mut(self.begin + self.length..self.begin + CHUNK).unwrap_or_default()
-    }
-
-    fn is_full(&self) -> bool {
-        self.length == CHUNK
-    }
-}
-
-/// The file on the medium. What is written past the kernel's cache is on the medium when the write has ended: it costs no
-/// copy, throws nothing else out of memory, and a stick that is slow is seen to be slow while it is, not at the end.
-struct Disk {
-    file: File,
-    is_direct: bool,
-    written: u64,
-}
-
-impl Disk {
-    fn create(path: &Path, size: u64) -> std::io::Result<Self> {
-        let options = || {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true);
-            options
-        };
-        let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).unwrap_or_default();
-        let (file, is_direct) = match options().custom_flags(direct).open(path) {
-            Ok(file) => (file, true),
-            // A file system in memory, and some that a program makes, cannot.
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => (options().open(path)?, false),
-            Err(error) => return Err(error),
-        };
-        // Room is taken at once where the file system can: writing is quicker, and what lies on the disk less in pieces.
-        let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size);
-        Ok(Self { file, is_direct, written: 0 })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        if self.is_direct && !bytes.len().is_multiple_of(ALIGNED) {
-            self.by_the_cache()?;
-        }
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match (&self.file).write(rest) {
-                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    rest = rest.get(written..).unwrap_or_default();
-                    if self.is_direct && !rest.len().is_multiple_of(ALIGNED) {
-                        self.by_the_cache()?;
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                // Some say so only now.
-                Err(error) if self.is_direct && error.kind() == std::io::ErrorKind::InvalidInput => {
-                    self.by_the_cache()?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let before = self.written / EAGER;
-        self.written += bytes.len() as u64;
-        if !self.is_direct && self.written / EAGER > before {
-            self.file.sync_data()?;
-        }
-        Ok(())
-    }
-
-    /// From here on the kernel keeps what is written, until it is told to write.
-    fn by_the_cache(&mut self) -> std::io::Result<()> {
-        let flags = rustix::fs::fcntl_getfl(&self.file)?;
-        rustix::fs::fcntl_setfl(&self.file, flags - rustix::fs::OFlags::DIRECT)?;
-        self.is_direct = false;
-        Ok(())
-    }
-
-    fn finish(self) -> std::io::Result<()> {
-        self.file.sync_all()
-    }
-}
-
 /// What a volume holds, buffer by buffer.
 struct Filling {
     buffer: Buffer,
@@ -244,27 +141,27 @@ struct Filling {
 impl Filling {
     /// Passes on what the buffer holds.
     fn pass_on(&mut self) -> Result<()> {
-        let mut next = self.empty.try_recv().unwrap_or_else(|_| Buffer::new());
-        next.length = 0;
+        let mut next = self.empty.try_recv().unwrap_or_default();
+        next.clear();
         let full = std::mem::replace(&mut self.buffer, next);
         // Nobody takes it any more: whoever that was says why.
         self.full.send(full).map_err(|_| Error::io(Path::new("the volume"))(std::io::ErrorKind::BrokenPipe.into()))
     }
 
     fn filled(&mut self, length: usize) -> Result<()> {
-        self.buffer.length += length;
+        self.buffer.filled(length);
         self.at += length as u64;
         if self.buffer.is_full() { self.pass_on() } else { Ok(()) }
     }
 
     fn put_bytes(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let room = self.buffer.room();
-            let length = room.len().min(bytes.len());
-            let (now, rest) = bytes.split_at(length);
-            room.get_mut(..length).unwrap_or_default().copy_from_slice(now);
+            let rest = self.buffer.take(bytes);
+            self.at += (bytes.len() - rest.len()) as u64;
             bytes = rest;
-            self.filled(length)?;
+            if self.buffer.is_full() {
+                self.pass_on()?;
+            }
         }
         Ok(())
     }

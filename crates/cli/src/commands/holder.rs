@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use artifact::Progress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use serve::Audit;
+use serve::Server;
 use store::{Call, Socket, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -97,7 +97,7 @@ pub(crate) async fn listen(
     store: Store,
     socket: Socket,
     secrets: Secrets,
-    audit: Arc<Audit>,
+    server: Arc<Server>,
     end: oneshot::Receiver<()>,
 ) {
     let secrets = Arc::new(secrets);
@@ -111,10 +111,10 @@ pub(crate) async fn listen(
             _ = &mut end => break,
         };
         let (store, secrets, runtime) = (store.clone(), Arc::clone(&secrets), tokio::runtime::Handle::current());
-        let (is_ending, audit) = (is_ending.clone(), Arc::clone(&audit));
+        let (is_ending, server) = (is_ending.clone(), Arc::clone(&server));
         // A command is long work, and gets a thread of its own beside those that serve; one that is slow in coming too.
         calls.spawn_blocking(move || match caller.call() {
-            Ok(call) => runtime.block_on(answer(&store, call, &secrets, &audit, is_ending)),
+            Ok(call) => runtime.block_on(answer(&store, call, &secrets, &server, is_ending)),
             Err(error) => tracing::warn!(%error, "a call on the store's socket could not be read"),
         });
     }
@@ -127,7 +127,7 @@ pub(crate) async fn listen(
     }
 }
 
-async fn answer(store: &Store, mut call: Call, secrets: &Secrets, audit: &Audit, mut is_ending: watch::Receiver<()>) {
+async fn answer(store: &Store, mut call: Call, secrets: &Secrets, server: &Server, mut is_ending: watch::Receiver<()>) {
     let voice: Speaker =
         Arc::new(Caller { progress: call.progress(), answers: Box::new(call.answers()), by: call.by.clone() });
     let files = std::mem::take(&mut call.files);
@@ -135,7 +135,7 @@ async fn answer(store: &Store, mut call: Call, secrets: &Secrets, audit: &Audit,
     let result = match serde_json::from_value::<Work>(call.request.clone()) {
         Ok(work) => tokio::select! {
             result = async {
-                let result = carry_out(&work, files, store, audit, &voice).await;
+                let result = carry_out(&work, files, store, (&server.audit(), &server.collection()), &voice).await;
                 if work.changes_secrets() {
                     // Only then is it true that the token, the account or the CA before has ended.
                     secrets.changed().await;

@@ -37,9 +37,10 @@ mod why;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::serve::{Audit, Event};
+use ::serve::{Audit, Collection, Event};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -54,6 +55,8 @@ use crate::thing;
 /// How long a store that is held is waited for when nobody listens there: a server that was told to end hangs up a moment
 /// before it lets the store go.
 const ENDING: Duration = Duration::from_secs(2);
+/// How old the copy of the catalog is when another is worth its while.
+const HOUR: Duration = Duration::from_hours(1);
 /// Between looks whether it is free.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -105,6 +108,8 @@ pub(crate) enum Command {
     Pull(pull::Request),
     #[command(flatten)]
     InStore(InStore),
+    /// Hashes everything again, compares it with the catalog, and heals it
+    Fsck(fsck::Request),
     /// Packs the lock's things, or the store's, into volumes on a medium
     Pack(pack::Request),
     /// Writes what this store has, so that the other side packs only the rest
@@ -159,8 +164,6 @@ pub(crate) enum InStore {
     Restore(restore::Request),
     /// Takes away what nothing in the store leads to any more
     Gc(gc::Request),
-    /// Hashes everything again, and compares it with the catalog
-    Fsck(fsck::Request),
 }
 
 /// Carries a command out, unless `end` comes first. What was begun is dropped then, and goes on at the next run where it
@@ -186,6 +189,7 @@ pub(crate) async fn run_until(
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Work {
     InStore(InStore),
+    Fsck(fsck::Order),
     Pull(Box<pull::Order>),
     Setup(setup::Order),
     Pack(Box<pack::Order>),
@@ -209,8 +213,18 @@ impl Work {
             Self::InStore(InStore::Rm(request)) => Some(("rm", request.names())),
             Self::InStore(InStore::Gc(request)) => request.audited(),
             Self::InStore(InStore::Restore(request)) => Some(("restore", request.name())),
+            Self::Fsck(order) => order.audited(),
             Self::Pull(_) => Some(("pull", String::new())),
             Self::InStore(_) | Self::Setup(_) | Self::Pack(_) | Self::Receipt | Self::Export(_) | Self::Push(_) => None,
+        }
+    }
+
+    /// Whether the catalog is worth another copy when it is done.
+    fn moves_much(&self) -> bool {
+        match self {
+            Self::Pull(_) | Self::Load(_) => true,
+            Self::InStore(InStore::Gc(request)) => request.audited().is_some(),
+            _ => false,
         }
     }
 
@@ -253,6 +267,8 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Image(request) => return image::run(request, context, voice).await,
         Command::Pull(request) => (pull::order(&request, context, voice).await?, Vec::new()),
         Command::InStore(command) => (Work::InStore(command), Vec::new()),
+        Command::Fsck(request) if request.rebuilds() => return fsck::rebuild(context, voice).await,
+        Command::Fsck(request) => fsck::order(&request, context)?,
     };
     by_who_holds_it(work, files, context, voice).await
 }
@@ -267,13 +283,14 @@ async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice:
             Work::Token(request) => request.brings(),
             Work::User(command) => command.brings(),
             Work::Key(command) => matches!(command, key::Command::Trust { .. } | key::Command::Import { .. }),
-            Work::InStore(_) | Work::Export(_) | Work::Push(_) | Work::Pack(_) | Work::Setup(_) => false,
+            Work::InStore(_) | Work::Fsck(_) | Work::Export(_) | Work::Push(_) | Work::Pack(_) | Work::Setup(_) => {
+                false
+            }
         };
         let opened = if brings { Store::open(&folder).await } else { Store::open_existing(&folder).await };
         let held = match opened {
             Ok(store) => {
-                let audit = self::serve::audit(&folder);
-                let exit = carry_out(&work, files, &store, &audit, voice).await;
+                let exit = carry_out_here(&work, files, &store, voice).await;
                 store.close().await;
                 return exit;
             }
@@ -289,16 +306,37 @@ async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice:
     }
 }
 
+/// Carries it out by what the server's configuration says, while no server runs.
+async fn carry_out_here(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+    let folder = store.folder();
+    // Nothing is collected by rules that nobody can read; of everything else they keep nobody.
+    let collection = match work {
+        Work::InStore(InStore::Gc(_)) => self::serve::collection(folder)?,
+        _ => Collection::default(),
+    };
+    carry_out(work, files, store, (&self::serve::audit(folder), &collection), voice).await
+}
+
+/// Collects without having been asked, as `serve.yaml` wants it; the log has what a terminal would.
+async fn collect_by_itself(store: &Store, collection: &Collection, audit: &Audit) -> anyhow::Result<Exit> {
+    let work = Work::InStore(InStore::Gc(gc::Request::default()));
+    let voice: Speaker = Arc::new(self::serve::Logged);
+    carry_out(&work, Vec::new(), store, (audit, collection), &voice).await
+}
+
 /// Carries out what needs the store, and has the audit know of what it changed.
 async fn carry_out(
     work: &Work,
     files: Vec<File>,
     store: &Store,
-    audit: &Audit,
+    (audit, collection): (&Audit, &Collection),
     voice: &Speaker,
 ) -> anyhow::Result<Exit> {
     let mut recorded = Recorded { audit, work, by: voice.by(), outcome: "interrupted" };
-    let result = do_it(work, files, store, voice).await;
+    let result = do_it(work, files, store, collection, voice).await;
+    if work.moves_much() && result.is_ok() {
+        keep_catalog(store, HOUR, voice).await;
+    }
     recorded.outcome = match &result {
         Ok(Exit::Done) => "done",
         Ok(Exit::Incomplete) => "incomplete",
@@ -323,9 +361,24 @@ impl Drop for Recorded<'_> {
     }
 }
 
-async fn do_it(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+/// Keeps a copy of the catalog, when the one there is older than that; says whether one was made.
+async fn keep_catalog(store: &Store, age: Duration, voice: &Speaker) -> bool {
+    store.keep_catalog(age).await.unwrap_or_else(|error| {
+        voice.warn(&format!("no copy of the catalog could be kept: {error}"));
+        false
+    })
+}
+
+async fn do_it(
+    work: &Work,
+    files: Vec<File>,
+    store: &Store,
+    collection: &Collection,
+    voice: &Speaker,
+) -> anyhow::Result<Exit> {
     match work {
-        Work::InStore(command) => in_store(command, store, voice).await,
+        Work::InStore(command) => in_store(command, store, collection, voice).await,
+        Work::Fsck(order) => fsck::run(store, order, files, voice).await,
         Work::Pull(order) => pull::run(store, order, voice).await,
         Work::Pack(order) => pack::run(store, order, files, voice).await,
         Work::Receipt => receipt::write(store, files, voice).await,
@@ -340,7 +393,7 @@ async fn do_it(work: &Work, files: Vec<File>, store: &Store, voice: &Speaker) ->
 }
 
 /// Carries out a command of the store's.
-async fn in_store(command: &InStore, store: &Store, voice: &Speaker) -> anyhow::Result<Exit> {
+async fn in_store(command: &InStore, store: &Store, collection: &Collection, voice: &Speaker) -> anyhow::Result<Exit> {
     match command {
         InStore::Ls(request) => ls::run(store, request, voice).await,
         InStore::Show(request) => show::run(store, request, voice).await,
@@ -349,8 +402,7 @@ async fn in_store(command: &InStore, store: &Store, voice: &Speaker) -> anyhow::
         InStore::Rm(request) => rm::run(store, request, voice).await,
         InStore::History(request) => history::run(store, request, voice).await,
         InStore::Restore(request) => restore::run(store, request, voice).await,
-        InStore::Gc(request) => gc::run(store, request, voice).await,
-        InStore::Fsck(request) => fsck::run(store, request, voice).await,
+        InStore::Gc(request) => gc::run(store, request, collection, voice).await,
     }
 }
 

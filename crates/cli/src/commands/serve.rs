@@ -5,21 +5,29 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use artifact::Progress;
 use kinds::client::Client;
-use serde_json::json;
-use serve::{Audit, Config, Server};
+use serde_json::{Value, json};
+use serve::{Audit, Collection, Config, Server};
 use store::Store;
 use tokio::sync::oneshot;
 
 use super::holder::{Changes, Secrets};
 use super::in_place::{self, State};
-use super::{Context, holder, setup};
+use super::{Context, collect_by_itself, gc, holder, setup};
 use crate::environment::Environment;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::signals;
-use crate::terminal::Speaker;
+use crate::terminal::{Speaker, Voice};
+
+/// Between two looks whether it is time to collect.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// How old the copy of the catalog may become while a server runs.
+const DAY: Duration = Duration::from_hours(24);
 
 /// How to serve. What is not given here stands in the configuration, or has its default.
 #[derive(Debug, Default, clap::Args)]
@@ -100,6 +108,73 @@ pub(crate) fn audit(store: &Path) -> Audit {
     Audit::new(store, config.audit.as_deref())
 }
 
+/// The upstreams that the configuration of a store's server has.
+pub(crate) fn upstreams(store: &Path, environment: &Environment) -> anyhow::Result<upstream::Upstreams> {
+    Ok(Request::default().config(store, environment)?.upstreams)
+}
+
+/// Keeps a copy of the catalog, once a day when something has changed.
+async fn keep_copies(store: Store) {
+    let (voice, mut kept): (Speaker, _) = (Arc::new(Logged), None);
+    loop {
+        tokio::time::sleep(super::HOUR).await;
+        let version = store.version();
+        if kept != Some(version) && super::keep_catalog(&store, DAY, &voice).await {
+            kept = Some(version);
+        }
+    }
+}
+
+/// By which rules a command collects while no server runs: those that the server would.
+pub(crate) fn collection(store: &Path) -> anyhow::Result<Collection> {
+    Ok(Collection::new(&Request::default().config(store, &Environment::default())?.gc)?)
+}
+
+/// The log, in place of a terminal: of what the server does without having been asked.
+pub(super) struct Logged;
+
+impl Voice for Logged {
+    fn answer(&self, text: &str, _: &Value) -> anyhow::Result<()> {
+        tracing::info!("{text}");
+        Ok(())
+    }
+
+    fn by(&self) -> String {
+        "the server".to_owned()
+    }
+}
+
+impl Progress for Logged {
+    fn say(&self, line: &str) {
+        tracing::info!("{line}");
+    }
+    fn warn(&self, line: &str) {
+        tracing::warn!("{line}");
+    }
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+}
+
+/// Collects when it is time, as the configuration has it at that moment.
+async fn collect(store: &Store, server: &Server) {
+    let mut tick = tokio::time::interval(LOOK);
+    loop {
+        tick.tick().await;
+        let collection = server.collection();
+        let Some(every) = collection.every else { continue };
+        let collected = async {
+            if gc::is_due(store, every).await? {
+                collect_by_itself(store, &collection, &server.audit()).await?;
+            }
+            anyhow::Ok(())
+        };
+        if let Err(error) = collected.await {
+            tracing::error!(error = %format!("{error:#}"), "the collection failed; it is tried again");
+        }
+    }
+}
+
 /// Serves until `end` comes, and then lets the pulls that are under way end too; at a second signal it goes at once.
 pub(crate) async fn run(
     request: &Request,
@@ -126,7 +201,8 @@ pub(crate) async fn run(
     announce(&server, &store, voice).await?;
     let (secrets, mut changes) = Secrets::new();
     let (over, is_over) = oneshot::channel();
-    let commands = tokio::spawn(holder::listen(store.clone(), socket, secrets, server.audit(), is_over));
+    let commands = tokio::spawn(holder::listen(store.clone(), socket, secrets, Arc::clone(&server), is_over));
+    let copies = tokio::spawn(keep_copies(store.clone()));
     let (ending, ended) = oneshot::channel();
     let shutdown = async {
         end.await;
@@ -144,8 +220,10 @@ pub(crate) async fn run(
             Ok(exit)
         }
         () = reload(request, (&folder, &context.environment), &server, &mut changes, voice) => Ok(Exit::Done),
+        () = collect(&store, &server) => Ok(Exit::Done),
     };
     drop(over);
+    copies.abort();
     let _ = commands.await;
     store.close().await;
     result
@@ -230,7 +308,7 @@ pub(crate) fn url(server: &Server) -> String {
 }
 
 /// The day of a time in seconds since 1970.
-fn day(seconds: i64) -> String {
+pub(super) fn day(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.strftime("%F").to_string())
 }
 

@@ -116,7 +116,7 @@ impl Proxy {
         let place = self.fetches.place(&repository.host).await?;
         let growth = Arc::new(Growth::new(size));
         let hearing = Arc::clone(&growth);
-        let (incoming, file) = Incoming::resume(&self.store, digest, move |written| hearing.tell(written)).await?;
+        let (incoming, file) = Incoming::followed(&self.store, digest, move |written| hearing.tell(written)).await?;
         growth.tell(store::Written::UpTo(incoming.len()));
         let piece = Extent { path: PathBuf::from(digest.to_string()), file: Arc::new(file), offset: 0, size };
         let blob = Arc::new(OpenBlob::growing(*digest, piece, Arc::clone(&growth)));
@@ -145,10 +145,16 @@ impl Proxy {
 
     async fn fetch(self: Arc<Self>, key: Key, size: u64, incoming: Incoming, coming: Coming) {
         let (repository, digest) = &key;
-        let end = match self.receive(repository, digest, size, incoming).await {
+        let (blob, growth) = (Arc::clone(&coming.blob), coming.growth.clone());
+        // They are right, whether the store can keep them or not: nobody waits for its disk.
+        let proven = move || {
+            blob.proven();
+            if let Some(growth) = growth {
+                growth.end(Ok(()));
+            }
+        };
+        let end = match self.receive(repository, digest, size, incoming, proven).await {
             Ok(new) => {
-                coming.blob.proven();
-                // They are right, whether the store can keep them or not.
                 if let Err(failure) = self.keep(repository, new).await {
                     tracing::error!(%digest, "{repository} {digest} was fetched and cannot be kept: {failure}");
                 }
@@ -168,6 +174,7 @@ impl Proxy {
         digest: &Digest,
         size: u64,
         incoming: Incoming,
+        proven: impl FnOnce() + Send + 'static,
     ) -> Result<NewBlob, Failure> {
         let descriptor = Descriptor {
             media_type: "application/octet-stream".to_owned(),
@@ -187,7 +194,7 @@ impl Proxy {
             receiving.incoming.stop().await?;
             return Err(self.failed(repository, &error));
         }
-        match receiving.incoming.finish().await {
+        match receiving.incoming.finish_telling(proven).await {
             Err(store::Error::Mismatch { expected, found }) => {
                 self.metrics.upstream_failed();
                 tracing::error!(%digest, "{repository}: the upstream sent {found} for {expected}; nothing of it was kept");

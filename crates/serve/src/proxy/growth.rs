@@ -45,9 +45,11 @@ impl Growth {
         });
     }
 
-    /// Nothing more comes: all is there and proven, or not.
+    /// Nothing more comes: all is there and proven, or not. What is told first counts.
     pub(crate) fn end(&self, end: Result<(), Failure>) {
-        self.state.send_modify(|state| state.end = Some(end));
+        self.state.send_modify(|state| {
+            state.end.get_or_insert(end);
+        });
     }
 
     /// How often it was begun anew.

@@ -64,6 +64,9 @@ pub(crate) async fn manifest(
             format!("{repository} {} is not whole here yet: parts of it are still to be loaded", reference.text());
         return Err(refusal);
     }
+    if !call.head {
+        call.site.note_pull(repository, &digest);
+    }
     let thing =
         Thing::new(digest, &found.media_type, Source::Memory(found.bytes)).of_registry(meant.namespace.as_deref());
     Ok(remembered(call, until, moment, meant, thing))

@@ -33,8 +33,9 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const MOST: usize = 1024;
 /// A session that nobody has asked about for so many seconds is dropped with its bytes.
 const IDLE: i64 = 24 * 60 * 60;
-/// Pieces of a body that may wait for the disk.
-const WAITING: usize = 8;
+/// Bytes of a body, and pieces of it, that wait while those before them are written.
+const TOGETHER: usize = 256 * 1024;
+const PIECES: usize = 64;
 /// Repositories that are asked for a blob that is mounted from nowhere in particular.
 const SOURCES: u32 = 100;
 
@@ -100,13 +101,17 @@ impl Uploads {
     fn remove(&self, id: &str) {
         self.sessions().remove(id);
     }
+}
 
-    /// Forgets a session that was given up by what `refusal` says.
-    fn given_up(&self, id: &str, refusal: &Refusal) {
-        if refusal.status == StatusCode::INSUFFICIENT_STORAGE {
-            self.remove(id);
-        }
+/// Forgets an upload that has filled the disk, with its bytes: kept for a day, they would keep everybody from writing for
+/// as long.
+async fn give_up(site: &Site, id: &str, repository: &Repository, refusal: Refusal) -> Refusal {
+    if refusal.status == StatusCode::INSUFFICIENT_STORAGE {
+        let (store, asked, whose) = (site.store().clone(), id.to_owned(), repository.clone());
+        let _ = tokio::task::spawn_blocking(move || store.forget_upload(&asked, &whose)).await;
+        site.uploads.remove(id);
     }
+    refusal
 }
 
 /// Drops what nobody has asked about for a day, with its bytes. One that is being written is not idle.
@@ -172,7 +177,7 @@ pub(crate) async fn mount(
     let store = call.site.store();
     let sources = match from {
         // `from` is spelled like any name, so the same rules find it.
-        Some(from) => match Asked::new(from, None, asked.host.clone()) {
+        Some(from) => match Asked::new(from, asked.ns.clone(), asked.host.clone()) {
             Ok(source) => resolve::to_read(call, &source, Sought::Blob(digest)).await.ok(),
             Err(_) => None,
         }
@@ -203,12 +208,18 @@ pub(crate) async fn patch(call: &Call<'_>, asked: &Asked, id: &str, body: Arrivi
     let guard = Arc::clone(&session.writer).lock_owned().await;
     let before = guard.as_ref().ok_or_else(unknown)?.len();
     let announced = content_range(call, asked, id, before)?;
-    let received = receive(call, guard, body).await;
-    let guard = received.inspect_err(|refusal| call.site.uploads.given_up(id, refusal))?;
-    let after = guard.as_ref().ok_or_else(unknown)?.len();
-    // What is acknowledged is kept. The guard stays here, so that nobody goes on behind bytes that are not.
-    let guard = tokio::task::spawn_blocking(move || guard.as_ref().map_or(Ok(()), BlobWriter::sync).map(|()| guard));
-    let _guard = guard.await.map_err(Refusal::inside)??;
+    let kept = async {
+        let mut guard = receive(call, guard, body).await?;
+        let after = guard.as_ref().ok_or_else(unknown)?.len();
+        // What is acknowledged is kept. The guard stays here, so that nobody goes on behind bytes that are not.
+        let synced =
+            tokio::task::spawn_blocking(move || guard.as_mut().map_or(Ok(()), BlobWriter::sync).map(|()| guard));
+        Ok((after, synced.await.map_err(Refusal::inside)??))
+    };
+    let (after, _guard) = match kept.await {
+        Ok(kept) => kept,
+        Err(refusal) => return Err(give_up(call.site, id, &meant.repository, refusal).await),
+    };
     if announced.is_some_and(|length| length != after - before) {
         let message = format!("Content-Range and the {} bytes that came do not agree", after - before);
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "SIZE_INVALID", message));
@@ -229,13 +240,20 @@ pub(crate) async fn finish(
     let guard = Arc::clone(&session.writer).lock_owned().await;
     let before = guard.as_ref().ok_or_else(unknown)?.len();
     content_range(call, asked, id, before)?;
-    let received = receive(call, guard, body).await;
-    let mut guard = received.inspect_err(|refusal| call.site.uploads.given_up(id, refusal))?;
-    let writer = guard.take().ok_or_else(unknown)?;
-    let stored = store_blob(call, asked, &meant, writer, digest).await;
-    // Not before: while its file is there, another request would begin to go on with it.
-    call.site.uploads.remove(id);
-    stored
+    let received = match receive(call, guard, body).await {
+        Ok(mut guard) => {
+            let writer = guard.take().ok_or_else(unknown)?;
+            let stored = store_blob(call, asked, &meant, writer, digest).await;
+            // Not before: while its file is there, another request would begin to go on with it.
+            call.site.uploads.remove(id);
+            stored
+        }
+        Err(refusal) => Err(refusal),
+    };
+    match received {
+        Ok(response) => Ok(response),
+        Err(refusal) => Err(give_up(call.site, id, &meant.repository, refusal).await),
+    }
 }
 
 /// `end-13`.
@@ -270,10 +288,11 @@ async fn receive(
     }
     // A thread is busy only while there is something to write: threads are few, and clients that send slowly may be many.
     let mut guard = Some(guard);
-    let (mut writing, mut waiting, mut ended) = (None, Vec::new(), None);
+    let (mut writing, mut waiting, mut size, mut ended) = (None, Vec::new(), 0, None);
     loop {
         if let Some(held) = guard.take_if(|_| !waiting.is_empty()) {
             let pieces: Vec<Bytes> = std::mem::take(&mut waiting);
+            size = 0;
             writing = Some(tokio::task::spawn_blocking(move || write(held, &pieces)));
         }
         if writing.is_none() && ended.is_some() {
@@ -290,11 +309,12 @@ async fn receive(
                 writing = None;
                 guard = Some(written.map_err(Refusal::inside)??);
             }
-            frame = body.frame(), if ended.is_none() && waiting.len() < WAITING => match frame {
+            frame = body.frame(), if ended.is_none() && size < TOGETHER && waiting.len() < PIECES => match frame {
                 Some(Ok(frame)) => {
                     // Trailers say nothing to us.
                     if let Ok(bytes) = frame.into_data() {
                         call.site.metrics.received(bytes.len() as u64);
+                        size += bytes.len();
                         waiting.push(bytes);
                     }
                 }
@@ -309,8 +329,7 @@ async fn receive(
     }
 }
 
-/// Writes pieces one behind the other. An upload that fills the disk is given up: kept for a day, it would keep everybody
-/// from writing for as long.
+/// Writes pieces one behind the other. One that fills the disk is given up here: the client may be gone.
 fn write(
     mut guard: OwnedMutexGuard<Option<BlobWriter>>,
     pieces: &[Bytes],

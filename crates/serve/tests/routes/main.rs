@@ -4,6 +4,7 @@
 
 mod accounts;
 mod blobs;
+mod captures;
 mod certificates;
 mod files;
 mod grants;
@@ -12,6 +13,7 @@ mod lists;
 mod manifests;
 mod names;
 mod own;
+mod rules;
 mod support;
 mod uploads;
 mod who;

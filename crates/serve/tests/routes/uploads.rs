@@ -40,7 +40,8 @@ async fn who_asks_before_a_push_keeps_it_from_being_collected() {
     let path = format!("/v2/app/blobs/{digest}");
     let collect = async || {
         let before = site.store.now() - day;
-        let sweep = store::Sweep { before, keep: 0, pinned: &|_| false, report: &drop, dry_run: false };
+        let sweep =
+            store::Sweep { before, keep: 0, rules: &[], by: "", pinned: &|_| false, report: &drop, dry_run: false };
         site.store.gc(&sweep).await.unwrap().blobs
     };
     // The answer is in memory from the first time on; that it was asked for is noted each time.

@@ -15,10 +15,13 @@ use sqlx::{Sqlite, SqliteConnection, Transaction};
 use crate::{Error, Result, blobs, clock};
 
 /// What makes each format of the one before: the first makes format 2 of format 1.
-const STEPS: [&str; 2] =
-    ["CREATE TABLE format (number INTEGER PRIMARY KEY, naru TEXT NOT NULL) STRICT", include_str!("format-3.sql")];
+const STEPS: [&str; 3] = [
+    "CREATE TABLE format (number INTEGER PRIMARY KEY, naru TEXT NOT NULL) STRICT",
+    include_str!("format-3.sql"),
+    include_str!("format-4.sql"),
+];
 /// The format that this binary writes (`PRAGMA user_version`).
-pub(super) const FORMAT: i64 = 3;
+pub(super) const FORMAT: i64 = 4;
 /// This Naru.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Copies that are kept.
@@ -52,7 +55,8 @@ pub(super) async fn forward(folder: &Path, path: &Path, pool: &SqlitePool, forma
     if steps.is_empty() {
         return Ok(());
     }
-    let copy = copy(folder, path, pool, format).await?;
+    let copy = folder.join(format!("naru.db.format-{format}.{}", clock::now()));
+    self::copy(folder, path, pool, &copy).await?;
     tracing::warn!(copy = %copy.display(), "the catalog has format {format} and becomes {FORMAT}; it was copied to {}", copy.display());
     let migrated = async {
         let mut transaction: Transaction<'_, Sqlite> = pool.begin_with("BEGIN IMMEDIATE").await?;
@@ -70,8 +74,7 @@ pub(super) async fn forward(folder: &Path, path: &Path, pool: &SqlitePool, forma
 }
 
 /// Copies the catalog beside itself, durably: it gets its name when it is whole.
-async fn copy(folder: &Path, path: &Path, pool: &SqlitePool, format: i64) -> Result<PathBuf> {
-    let copy = folder.join(format!("naru.db.format-{format}.{}", clock::now()));
+pub(crate) async fn copy(folder: &Path, path: &Path, pool: &SqlitePool, copy: &Path) -> Result<()> {
     let begun = folder.join("naru.db.copying");
     let _ = fs::remove_file(&begun);
     // SQLite writes into an empty file as into none, and this one nobody else may read: the catalog has secrets.
@@ -79,13 +82,18 @@ async fn copy(folder: &Path, path: &Path, pool: &SqlitePool, format: i64) -> Res
     blobs::give_to_owner(folder, &begun)?;
     let text = begun.to_string_lossy().into_owned();
     let copied = sqlx::query("VACUUM INTO $1").bind(text).execute(pool).await;
-    let named = copied.map_err(|source| Error::Catalog { path: path.to_owned(), source }).and_then(|_| {
-        fs::File::open(&begun).and_then(|file| file.sync_all()).map_err(Error::io(&begun))?;
-        fs::rename(&begun, &copy).map_err(Error::io(&copy))?;
-        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))
+    let (folder, copy) = (folder.to_owned(), copy.to_owned());
+    let copied = copied.map_err(|source| Error::Catalog { path: path.to_owned(), source });
+    // A server goes on while the disk takes it.
+    let named = tokio::task::spawn_blocking(move || {
+        let named = copied.and_then(|_| {
+            fs::File::open(&begun).and_then(|file| file.sync_all()).map_err(Error::io(&begun))?;
+            fs::rename(&begun, &copy).map_err(Error::io(&copy))?;
+            fs::File::open(&folder).and_then(|folder| folder.sync_all()).map_err(Error::io(&folder))
+        });
+        named.inspect_err(|_| drop(fs::remove_file(&begun)))
     });
-    named.inspect_err(|_| drop(fs::remove_file(&begun)))?;
-    Ok(copy)
+    named.await.map_err(|error| Error::Io { path: path.to_owned(), source: std::io::Error::other(error) })?
 }
 
 /// Removes all copies but the newest.

@@ -2,6 +2,8 @@
 
 mod migrate;
 
+pub(crate) use migrate::copy;
+
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -20,7 +22,7 @@ use crate::clock::Clock;
 use crate::{Change, Error, Result};
 
 /// `PRAGMA application_id`: "naru".
-const APPLICATION: i64 = 0x6e61_7275;
+pub(crate) const APPLICATION: i64 = 0x6e61_7275;
 /// Changes that share one commit at most.
 const GROUP: usize = 256;
 /// Connections that read.
@@ -109,6 +111,11 @@ impl Catalog {
         answered.await.map_err(|_| closed())?
     }
 
+    /// The database's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Names the database in an error.
     pub(crate) fn error(&self, source: sqlx::Error) -> Error {
         Error::Catalog { path: self.path.clone(), source }
@@ -139,7 +146,7 @@ fn keep_private(path: &Path) -> Result<()> {
 }
 
 /// A file that is no database is said to be none, rather than shown with SQLite's words.
-fn not_a_database(folder: &Path, path: &Path, source: sqlx::Error) -> Error {
+pub(crate) fn not_a_database(folder: &Path, path: &Path, source: sqlx::Error) -> Error {
     // SQLITE_BUSY (sqlite.org/rescode.html): on a network file system another machine has it.
     if source.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "5") {
         return Error::Held {
@@ -148,7 +155,7 @@ fn not_a_database(folder: &Path, path: &Path, source: sqlx::Error) -> Error {
         };
     }
     let is_not = source.as_database_error().is_some_and(|error| error.message().contains("not a database"));
-    if is_not {
+    if is_not && !crate::blobs::was_a_store(folder) {
         Error::NotAStore { path: folder.to_owned(), why: "naru.db is not a SQLite database".to_owned() }
     } else {
         Error::Catalog { path: path.to_owned(), source }
@@ -162,20 +169,26 @@ async fn prepare(folder: &Path, path: &Path, pool: &SqlitePool) -> Result<()> {
     let format: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(pool).await.map_err(failed)?;
     let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(pool).await.map_err(failed)?;
     if (application, format, tables) == (0, 0, 0) {
-        let made = async {
-            let mut transaction = pool.begin().await?;
-            sqlx::raw_sql(include_str!("sqlite.sql")).execute(&mut *transaction).await?;
-            sqlx::query("PRAGMA application_id = 1851880053").execute(&mut *transaction).await?;
-            migrate::mark(&mut transaction, migrate::FORMAT).await?;
-            transaction.commit().await
-        };
-        return made.await.map_err(failed);
+        // Bytes are somebody's: an empty catalog over them is one that was lost.
+        if crate::blobs::was_a_store(folder) {
+            return Err(Error::NoCatalog { path: folder.to_owned() });
+        }
+        return make(pool).await.map_err(failed);
     }
     if application != APPLICATION {
         let why = "its naru.db was made by another program".to_owned();
         return Err(Error::NotAStore { path: folder.to_owned(), why });
     }
     migrate::forward(folder, path, pool, format).await
+}
+
+/// Makes the tables of a new catalog.
+pub(crate) async fn make(pool: &SqlitePool) -> sqlx::Result<()> {
+    let mut transaction = pool.begin().await?;
+    sqlx::raw_sql(include_str!("sqlite.sql")).execute(&mut *transaction).await?;
+    sqlx::query("PRAGMA application_id = 1851880053").execute(&mut *transaction).await?;
+    migrate::mark(&mut transaction, migrate::FORMAT).await?;
+    transaction.commit().await
 }
 
 /// Takes what waits, makes it true in one transaction with one sync, and answers everybody. A change that is refused

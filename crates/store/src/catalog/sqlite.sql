@@ -68,6 +68,7 @@ CREATE TABLE repository_manifest (
     repository INTEGER NOT NULL REFERENCES repository,
     digest     BLOB NOT NULL,
     renewed    INTEGER NOT NULL DEFAULT 0, -- as in repository_blob
+    pulled     INTEGER NOT NULL DEFAULT 0, -- when somebody last pulled it from here; 0: nobody that is known of
     PRIMARY KEY (repository, digest)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX repository_manifest_digest ON repository_manifest (digest);

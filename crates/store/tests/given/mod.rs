@@ -76,3 +76,14 @@ pub(crate) fn files(folder: &Path) -> usize {
         .map(|path| if path.is_dir() { files(&path) } else { 1 })
         .sum()
 }
+
+/// The catalog itself, for what no Naru of this version would do to it.
+pub(crate) async fn database_of(folder: &Path) -> sqlx::SqlitePool {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("naru.db"));
+    sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap()
+}
+
+/// What must come in again when it was lost: layers and documents, each by its digest.
+pub(crate) fn by_digest<'a>(all: impl IntoIterator<Item = &'a [u8]>) -> std::collections::HashMap<Digest, Vec<u8>> {
+    all.into_iter().map(|bytes| (Digest::of(bytes), bytes.to_vec())).collect()
+}
