@@ -64,11 +64,19 @@ pub fn request(url: &str, arguments: &[&str], body: Option<&[u8]>) -> Result<Ans
 }
 
 /// Skips interim answers, then splits head and body.
-fn parse(mut bytes: &[u8]) -> Option<Answer> {
+fn parse(bytes: &[u8]) -> Option<Answer> {
+    let (answer, length) = head_of(bytes)?;
+    Some(Answer { body: bytes[length..].to_vec(), ..answer })
+}
+
+/// An answer without its body, and how many bytes its head and the interim answers before it have; `None` when it is not
+/// whole.
+pub(crate) fn head_of(bytes: &[u8]) -> Option<(Answer, usize)> {
+    let mut begin = 0;
     loop {
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        bytes = &bytes[end + 4..];
+        let end = begin + bytes[begin..].windows(4).position(|four| four == b"\r\n\r\n")?;
+        let head = String::from_utf8_lossy(&bytes[begin..end]).into_owned();
+        begin = end + 4;
         let mut lines = head.split("\r\n");
         let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
         if status != 100 {
@@ -76,7 +84,7 @@ fn parse(mut bytes: &[u8]) -> Option<Answer> {
                 .filter_map(|line| line.split_once(':'))
                 .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
                 .collect();
-            return Some(Answer { status, headers, body: bytes.to_vec() });
+            return Some((Answer { status, headers, body: Vec::new() }, begin));
         }
     }
 }

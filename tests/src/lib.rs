@@ -4,7 +4,8 @@
 //! port clashes and nothing can leave; its mounts and its processes end with it. In there run the upstreams
 //! ([`Registry`], [`Nginx`], and [`Faulty`], which spoils what passes through it), [`Naru`], and the clients
 //! ([`Containerd`], [`Dockerd`], [`Podman`]), each with its own root, state, socket and configuration.
-//! What is carried is [`image`]s of real content; [`http`] is curl.
+//! What is carried is [`image`]s of real content; [`http`] is curl, and a [`Wire`] takes any
+//! bytes, sent at any pace.
 
 // This crate is test code: what fails here shall fail loudly.
 #![allow(clippy::print_stderr, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
@@ -24,6 +25,7 @@ mod random;
 mod registry;
 mod replay;
 mod userland;
+mod wire;
 
 pub use containerd::{Containerd, Mirror};
 pub use dockerd::Dockerd;
@@ -39,3 +41,4 @@ pub use random::Random;
 pub use registry::Registry;
 pub use replay::{Disk, Recording};
 pub use userland::{Machine, Userland};
+pub use wire::{Trust, Wire};

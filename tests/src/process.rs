@@ -122,6 +122,17 @@ impl Daemon {
         self.child.id()
     }
 
+    /// What the kernel says of its memory, in bytes: `VmHWM` (the most it ever had), `VmRSS` (now).
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn memory(&self, field: &str) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let kibibytes = line.context("no such field")?.trim().trim_end_matches(" kB").parse::<u64>()?;
+        Ok(kibibytes * 1024)
+    }
+
     /// Waits for `ready`, and fails early when the program ends before it.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use http::request::Parts;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -46,6 +47,21 @@ impl Arriving {
         let waits = head.headers.contains_key(EXPECT);
         Self { body: Some(body), patience, silence: None, waits, whole: false, cut: false, unread }
     }
+}
+
+/// Reads what a client still sends that was refused before its request could be read, for as long as a refused body.
+pub(crate) async fn linger(stream: &mut (impl AsyncRead + Unpin)) {
+    let (mut buffer, mut left) = ([0; 4096], LINGER_BYTES);
+    let reading = async {
+        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                pending::<()>().await;
+            }
+        }
+    };
+    // How it ends is the same to us.
+    let _ = timeout(LINGER, reading).await;
 }
 
 impl Body for Arriving {

@@ -8,10 +8,13 @@
 //! They are signed with what the account's own secret is known by, so that they end with it.
 
 mod caller;
+mod header;
 mod password;
 mod scope;
 
 pub(crate) use caller::Caller;
+#[cfg(fuzzing)]
+pub(crate) use header::tried;
 pub(crate) use password::Passwords;
 pub use password::{hash as hash_password, read_htpasswd};
 pub use scope::{InvalidScope, Scope, Verb};
@@ -25,13 +28,14 @@ use std::path::Path;
 use artifact::Digest;
 use aws_lc_rs::{hmac, rand};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, StatusCode};
 use store::{AccountKind, Store};
 use subtle::ConstantTimeEq as _;
 
 use crate::auth::caller::Accounts;
+use crate::auth::header::{Claim, Sent};
 use crate::config::Settings;
 use crate::refusal::Refusal;
 use crate::{Error, Result};
@@ -110,19 +114,17 @@ impl Gate {
             return Ok(self.by_certificate(peer).unwrap_or(Caller::Anonymous));
         };
         let value = value.to_str().unwrap_or_default();
-        let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
-        let caller = if scheme.eq_ignore_ascii_case("basic") {
-            // Sent in the clear, even a wrong password has been told.
-            may_carry(peer, settings)?;
-            let decoded = STANDARD.decode(rest.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-            match decoded.as_deref().and_then(|text| text.split_once(':')) {
-                Some((name, word)) => self.by_word(name, word, peer, passwords).await?,
-                None => None,
+        let caller = match header::read(value) {
+            Sent::Basic(sent) => {
+                // Sent in the clear, even a wrong password has been told.
+                may_carry(peer, settings)?;
+                match sent {
+                    Some((name, word)) => self.by_word(&name, &word, peer, passwords).await?,
+                    None => None,
+                }
             }
-        } else if scheme.eq_ignore_ascii_case("bearer") {
-            self.read_token(rest.trim())
-        } else {
-            None
+            Sent::Bearer(token) => self.read_token(token),
+            Sent::Unknown => None,
         };
         match caller {
             Some(caller) if caller.is_known() => may_carry(peer, settings).map(|()| caller),
@@ -175,7 +177,7 @@ impl Gate {
         }
         let claim = format!("{caller}:{until}");
         let signature = hmac::sign(&self.key, self.signed(&claim, caller).as_bytes());
-        format!("{}.{}", URL_SAFE_NO_PAD.encode(&claim), URL_SAFE_NO_PAD.encode(signature))
+        header::token(&claim, signature.as_ref())
     }
 
     /// What is signed: with what the caller's own secret is known by, so that another one ends what this one brought.
@@ -193,10 +195,7 @@ impl Gate {
         if let Some(caller) = self.by_token(token) {
             return Some(caller);
         }
-        let (claim, signature) = token.split_once('.')?;
-        let claim = String::from_utf8(URL_SAFE_NO_PAD.decode(claim).ok()?).ok()?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        let (who, until) = claim.rsplit_once(':')?;
+        let Claim { text, signature, who, until } = header::claim(token)?;
         let caller = match who.split_once(' ') {
             None if who == "admin" => Caller::Admin,
             None if who == "anonymous" => Caller::AnonymousWithToken,
@@ -204,8 +203,8 @@ impl Gate {
             Some(("user", name)) => self.accounts.named(AccountKind::User, name)?,
             _ => return None,
         };
-        hmac::verify(&self.key, self.signed(&claim, &caller).as_bytes(), &signature).ok()?;
-        (until.parse::<i64>().ok()? >= now()).then_some(caller)
+        hmac::verify(&self.key, self.signed(&text, &caller).as_bytes(), &signature).ok()?;
+        (until >= now()).then_some(caller)
     }
 
     /// 401 with a Bearer challenge and no other: docker and skopeo send credentials for pushes only after that.

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::access::Pending;
 use crate::proxy::Growth;
+use crate::room::Busy;
 use crate::sendfile::{self, Mapping, Sending};
 
 /// Bytes of one read. More buys nothing under TLS, whose records have 16 KiB, and a thousand slow clients hold one each.
@@ -182,6 +183,8 @@ pub(crate) struct Body {
     content: Content,
     sent: u64,
     pending: Option<Box<Pending>>,
+    /// Its connection's.
+    busy: Option<Busy>,
 }
 
 #[derive(Debug, Default)]
@@ -208,7 +211,7 @@ struct Stretch {
 
 impl Body {
     fn of(content: Content) -> Self {
-        Self { content, sent: 0, pending: None }
+        Self { content, sent: 0, pending: None, busy: None }
     }
 
     /// `length` bytes of a blob from `start`; both inside it.
@@ -225,6 +228,11 @@ impl Body {
         if let Content::Stretch(stretch) = &mut self.content {
             stretch.sending = Some(Arc::clone(sending));
         }
+    }
+
+    /// Keeps the connection from being closed for another until this was handed over.
+    pub(crate) fn keeps(&mut self, busy: Busy) {
+        self.busy = Some(busy);
     }
 
     /// Has `pending` told when the last byte is handed over, or the client is gone.

@@ -1,16 +1,18 @@
 //! One pass of a request: who, what, which repository, the answer, and what is counted and written down of it.
 
-use std::error::Error;
 use std::fmt::Write as _;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::Event;
 use crate::access::{Line, Pending};
@@ -25,12 +27,21 @@ use crate::router::{self, Action};
 use crate::site::Site;
 use crate::{files, page, setup};
 
+/// A form's length: a name and a token, and some scopes.
+const FORM_LIMIT: usize = 16 * 1024;
+
 /// Answers a request. Never fails: what goes wrong is an answer too.
 pub(crate) async fn answer(site: &Arc<Site>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
     let logged = site.log.as_ref().map(|log| (log.clone(), line(peer, &request), Instant::now()));
     let head = request.method() == Method::HEAD;
     let unread = (!hyper::body::Body::is_end_stream(request.body())).then(Arc::<AtomicBool>::default);
-    let (route, mut response, repository) = match identified(site, peer, request, unread.clone()).await {
+    let well_formed = well_formed(&request);
+    let is_last = well_formed.is_err();
+    let answered = match well_formed {
+        Ok(()) => identified(site, peer, request, unread.clone()).await,
+        Err(refusal) => Err((Route::Other, refusal)),
+    };
+    let (route, mut response, repository) = match answered {
         Ok(Answered { route, response, repository }) => (route, response, repository),
         Err((route, refusal)) => {
             let mut response = refusal.into_response();
@@ -40,7 +51,7 @@ pub(crate) async fn answer(site: &Arc<Site>, peer: &Peer, request: Request<Incom
             (route, response, None)
         }
     };
-    if unread.is_some_and(|unread| unread.load(Ordering::Acquire)) {
+    if is_last || unread.is_some_and(|unread| unread.load(Ordering::Acquire)) {
         // Another request behind what nobody read would never be answered.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -57,6 +68,14 @@ pub(crate) async fn answer(site: &Arc<Site>, peer: &Peer, request: Request<Incom
     response
 }
 
+/// The answer to a request that came as its connection was closed for another's.
+pub(crate) fn too_late() -> Response<Body> {
+    let message = "the server has no room for more connections; try again";
+    let mut response = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", message).into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 struct Answered {
     route: Route,
     response: Response<Body>,
@@ -70,7 +89,11 @@ async fn identified(
     request: Request<Incoming>,
     unread: Option<Arc<AtomicBool>>,
 ) -> Result<Answered, (Route, Refusal)> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    // What stands in the request line counts alone (RFC 9112, section 3.2.2).
+    if let Some(named) = head.uri.authority().and_then(|named| HeaderValue::from_str(named.as_str()).ok()) {
+        head.headers.insert(HOST, named);
+    }
     let body = Arriving::new(body, &head, site.patience.body, unread);
     let settings = site.settings();
     let other = |refusal| (Route::Other, refusal);
@@ -81,7 +104,7 @@ async fn identified(
         other(refusal)
     })?;
     let reading = matches!(head.method, Method::GET | Method::HEAD);
-    let host = head.headers.get(HOST).and_then(|value| value.to_str().ok()).or_else(|| head.uri.host());
+    let host = head.headers.get(HOST).and_then(|value| value.to_str().ok());
     // Who may push asks so for what need not be sent, and that is noted each time: until the push it is not collected.
     let before_a_push = head.method == Method::HEAD && caller.is_known() && path.contains("/blobs/");
     // The warm path: what was asked in these words before, by who may do as much, is in memory.
@@ -119,6 +142,24 @@ async fn identified(
     };
     let answered = carry_out(call, action, &head.method, path, host, body).await;
     answered.inspect_err(|(_, refusal)| denied(site, Some(&caller), peer, &head.method, path, refusal))
+}
+
+/// That there is one way to read a request. What a proxy before this server may read otherwise (RFC 9112, sections 3.2 and
+/// 6.1) is refused: it would have one request where there are two here, or another's.
+fn well_formed(request: &Request<Incoming>) -> Result<(), Refusal> {
+    let refused = |message| Err(Refusal::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", message));
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        return refused("a request has one `Host`");
+    }
+    if !hyper::body::Body::is_end_stream(request.body()) {
+        let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+        let is_known = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if codings.next().is_some_and(|coding| !is_known(coding)) || codings.next().is_some() {
+            return refused("of `Transfer-Encoding` only `chunked` is read here, once");
+        }
+    }
+    Ok(())
 }
 
 /// Has the audit know of a refusal that kept somebody from something.
@@ -253,8 +294,7 @@ async fn token(call: &Call<'_>, body: Arriving) -> Result<Response<Body>, Refusa
     let mut caller = call.caller.clone();
     let gate = call.site.gate.load_full();
     if !hyper::body::Body::is_end_stream(&body) {
-        let refused = |error: Box<dyn Error + Send + Sync>| Refusal::cut("UNSUPPORTED", "the form", error.as_ref());
-        let form = Limited::new(body, 16 * 1024).collect().await.map_err(refused)?.to_bytes();
+        let form = form(body, call.site.patience.headers).await?;
         let field = |names: &[&str]| {
             url::form_urlencoded::parse(&form)
                 .find(|(key, _)| names.contains(&&**key))
@@ -278,6 +318,21 @@ async fn token(call: &Call<'_>, body: Arriving) -> Result<Response<Body>, Refusa
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// The whole of a form. Anybody may send one: it has an end in bytes and in time, as headers have.
+async fn form(body: Arriving, patience: Duration) -> Result<Bytes, Refusal> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it took too long").into();
+    let collected =
+        timeout(patience, Limited::new(body, FORM_LIMIT).collect()).await.unwrap_or_else(|error| Err(late(error)));
+    match collected {
+        Ok(form) => Ok(form.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let message = format!("the form has more than {} KiB", FORM_LIMIT / 1024);
+            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "UNSUPPORTED", message))
+        }
+        Err(error) => Err(Refusal::cut("UNSUPPORTED", "the form", error.as_ref())),
+    }
 }
 
 fn text(text: impl Into<String>) -> Response<Body> {

@@ -25,6 +25,7 @@ mod stock;
 // Connections.
 mod holder;
 mod listener;
+mod room;
 mod tls;
 
 // Who may come in, as commands say it.
@@ -61,4 +62,10 @@ pub use tls::keys::{self, SiteKeys};
 #[cfg(fuzzing)]
 pub fn means_something(method: &http::Method, path: &str, query: Option<&str>, host: Option<&str>) -> bool {
     router::parse(method, path, query, host).is_ok()
+}
+
+/// Reads what came with `Authorization`, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn reads_credentials(value: &str) {
+    auth::tried(value);
 }

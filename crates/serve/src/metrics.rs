@@ -90,6 +90,7 @@ pub(crate) struct Metrics {
     log_dropped: AtomicU64,
     connections: AtomicU64,
     open: AtomicU64,
+    made_room: AtomicU64,
     proxied: [AtomicU64; Proxied::ALL.len()],
     upstream_requests: AtomicU64,
     upstream_failures: AtomicU64,
@@ -108,6 +109,7 @@ impl Default for Metrics {
             log_dropped: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             open: AtomicU64::new(0),
+            made_room: AtomicU64::new(0),
             proxied: Default::default(),
             upstream_requests: AtomicU64::new(0),
             upstream_failures: AtomicU64::new(0),
@@ -157,6 +159,10 @@ impl Metrics {
         self.open.fetch_sub(1, Relaxed);
     }
 
+    pub(crate) fn made_room(&self) {
+        self.made_room.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn proxied(&self, what: Proxied) {
         if let Some(counter) = self.proxied.get(what as usize) {
             counter.fetch_add(1, Relaxed);
@@ -198,6 +204,8 @@ impl Metrics {
         family("naru_http_received_bytes_total", "counter", "Bytes of uploads.", &one(&self.bytes_in));
         family("naru_http_connections_total", "counter", "Connections accepted.", &one(&self.connections));
         family("naru_http_connections", "gauge", "Connections open now.", &one(&self.open));
+        let made_room = one(&self.made_room);
+        family("naru_http_connections_crowded_out_total", "counter", "Waiting ones closed for others.", &made_room);
         let cache = [
             ("{result=\"hit\"}".to_owned(), self.warm.load(Relaxed)),
             ("{result=\"miss\"}".to_owned(), self.cold.load(Relaxed)),

@@ -1,4 +1,4 @@
-//! `Range: bytes=…` (RFC 9110, section 14).
+//! `Range: bytes=…` (RFC 9110, section 14), and the `Content-Range` of an upload's pieces.
 
 /// Which bytes of so many are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,14 @@ pub(crate) fn parse(value: &str, size: u64) -> Asked {
     }
 }
 
+/// The first and the last byte of a piece: `0-99`, as the distribution spec has it, or `bytes 0-99/*`, as HTTP has it.
+pub(crate) fn chunk(text: &str) -> Option<(u64, u64)> {
+    let text = text.strip_prefix("bytes ").unwrap_or(text);
+    let (start, end) = text.split('/').next()?.split_once('-')?;
+    let (start, end) = (start.trim().parse().ok()?, end.trim().parse::<u64>().ok()?);
+    (start <= end && end < u64::MAX).then_some((start, end))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,7 +87,23 @@ mod tests {
         assert_eq!(parse("bytes=-5", 0), Asked::Beyond);
     }
 
+    #[test]
+    fn chunks() {
+        assert_eq!(chunk("0-99"), Some((0, 99)));
+        assert_eq!(chunk("bytes 5-5/*"), Some((5, 5)));
+        for bad in ["", "-", "5-4", "a-b", "0-", "-5", "0-18446744073709551615", "0-99999999999999999999999"] {
+            assert_eq!(chunk(bad), None, "{bad}");
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn a_chunk_has_a_length(text in "(bytes )?[0-9/*-]{0,30}") {
+            if let Some((start, end)) = chunk(&text) {
+                assert!(end.checked_sub(start).and_then(|length| length.checked_add(1)).is_some());
+            }
+        }
+
         #[test]
         fn stays_inside(text in "(bytes=)?[0-9 ,-]{0,30}", size in proptest::prelude::any::<u64>()) {
             if let Asked::Part { start, length } = parse(&text, size) {

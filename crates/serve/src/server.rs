@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use store::Store;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -21,6 +21,7 @@ use crate::config::Settings;
 use crate::listener::{self, Speaks};
 use crate::proxy::{Policies, Proxy};
 use crate::registry;
+use crate::room::Room;
 use crate::site::{Addresses, Site};
 use crate::stock::Stock;
 use crate::tls::{self, Certificates};
@@ -37,7 +38,7 @@ const RESERVED: u64 = 256;
 pub struct Server {
     site: Arc<Site>,
     listeners: Mutex<Vec<(TcpListener, Speaks)>>,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
     admin_token: Option<String>,
     names: Vec<String>,
 }
@@ -102,7 +103,7 @@ impl Server {
         Ok(Self {
             site: Arc::new(site),
             listeners: Mutex::new(listeners),
-            room: Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))),
+            room: Arc::new(Room::new(most)),
             admin_token,
             names,
         })

@@ -24,6 +24,7 @@ mod transfer;
 
 // What is asked for, and what is put there.
 mod file;
+mod link;
 mod push;
 mod registry;
 

@@ -15,7 +15,7 @@ use crate::mirror::{self, Endpoint};
 use crate::retry::{ATTEMPTS_BEFORE_NEXT, retried};
 use crate::transfer::{self, Source};
 use crate::transport::{Answer, Ask, host_of};
-use crate::{Fetched, Inner, Resolved, Sink, file, page};
+use crate::{Fetched, Inner, Resolved, Sink, file, link, page};
 
 const DIGEST_HEADER: &str = "docker-content-digest";
 /// A list of referrers may have so many pages and so many descriptors.
@@ -339,7 +339,7 @@ async fn one_page(answer: Answer, host: &str) -> Result<Option<(Vec<Descriptor>,
     if page::content_type(answer.headers()) != Some(media_type::OCI_INDEX) {
         return Ok(None);
     }
-    let next = answer.headers().get_all(LINK).iter().find_map(|link| next_link(link.to_str().ok()?));
+    let next = answer.headers().get_all(LINK).iter().find_map(|link| link::next(link.to_str().ok()?));
     let at = answer.url.clone();
     let next = next.and_then(|next| at.join(&next).ok());
     let body = answer.body(MANIFEST_LIMIT, None).await?;
@@ -372,45 +372,4 @@ async fn by_tag(
     let index =
         Manifest::parse(&fetched.bytes, &fetched.media_type).map_err(|source| Error::Manifest { url, source })?;
     Ok(index.manifests)
-}
-
-/// The target of `rel="next"` (RFC 8288).
-fn next_link(header: &str) -> Option<String> {
-    let mut rest = header;
-    loop {
-        let (target, after) = rest.split_once('<')?.1.split_once('>')?;
-        // Parameters end where the next link begins.
-        let parameters = after.split('<').next().unwrap_or_default();
-        let is_next = parameters.split(';').any(|parameter| {
-            let parameter = parameter.trim().trim_end_matches(',').trim_end();
-            let value = parameter.strip_prefix("rel").map(|rest| rest.trim_start().trim_start_matches('=').trim());
-            value.is_some_and(|value| value.trim_matches('"').eq_ignore_ascii_case("next"))
-        });
-        if is_next {
-            return Some(target.to_owned());
-        }
-        rest = after;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::next_link;
-
-    #[test]
-    fn links_as_registries_write_them() {
-        assert_eq!(next_link(r#"</v2/a/referrers/x?n=2>; rel="next""#).as_deref(), Some("/v2/a/referrers/x?n=2"));
-        assert_eq!(next_link("<https://a/b>;rel=next").as_deref(), Some("https://a/b"));
-        assert_eq!(next_link(r#"</first>; rel="first", </second>; rel="next""#).as_deref(), Some("/second"));
-        assert_eq!(next_link(r#"</first>; rel="first""#), None);
-        assert_eq!(next_link("nonsense"), None);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_link(text in ".{0,200}", likely in "[<>;=\"rel next,/]{0,80}") {
-            next_link(&text);
-            next_link(&likely);
-        }
-    }
 }

@@ -1,11 +1,13 @@
 //! `end-4` to `end-6`, `end-11`, `end-13` and `end-14`: blobs that are pushed.
 //!
-//! Bytes go from the connection through a bounded channel to a blocking thread that hashes and writes them. The thread
-//! holds the session while it writes, so a client that is cut off leaves what arrived, and may ask where to go on. What
-//! the store keeps of an upload outlives the server ([`Store::begin_upload`]): a session that is not in memory is
+//! Bytes go from the connection, some pieces at a time, to a blocking thread that hashes and writes them. The thread
+//! holds the session while it writes, so a client that is cut off leaves what was written, and may ask where to go on.
+//! What the store keeps of an upload outlives the server ([`Store::begin_upload`]): a session that is not in memory is
 //! looked for there.
 
 use std::collections::HashMap;
+use std::future::pending;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use artifact::{Algorithm, Digest, Repository};
@@ -13,13 +15,15 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::header::{CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderValue, Response, StatusCode};
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 use store::{BlobWriter, Change, Store};
-use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::arriving::Arriving;
 use crate::body::Body;
 use crate::content::DOCKER_CONTENT_DIGEST;
+use crate::range::chunk;
 use crate::refusal::Refusal;
 use crate::registry::{Call, located, name_the_namespace};
 use crate::resolve::{self, Meant, Sought};
@@ -28,13 +32,12 @@ use crate::site::Site;
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
-/// Sessions at a time.
+/// Sessions that are held open.
 const MOST: usize = 1024;
 /// A session that nobody has asked about for so many seconds is dropped with its bytes.
 const IDLE: i64 = 24 * 60 * 60;
-/// Bytes of a body that are handed on at once, and how often so many may wait for the disk.
-const TOGETHER: usize = 256 * 1024;
-const WAITING: usize = 2;
+/// Bytes of a body that are written at once, while as many more may come.
+const TOGETHER: usize = 128 * 1024;
 /// Repositories that are asked for a blob that is mounted from nowhere in particular.
 const SOURCES: u32 = 100;
 
@@ -62,8 +65,14 @@ impl Uploads {
             return Ok(Arc::clone(found));
         }
         if sessions.len() >= MOST {
-            let message = "too many uploads are open; finish or cancel some";
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message));
+            // One that nobody has in hand need not be held open: whoever goes on with it finds its file.
+            let is_left = |session: &Session| Arc::strong_count(&session.writer) == 1;
+            let left = sessions.iter().find(|(_, session)| Arc::strong_count(session) == 1 && is_left(session));
+            let Some(left) = left.map(|(id, _)| id.clone()) else {
+                let message = "too many uploads are being written; try again when some have ended";
+                return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message));
+            };
+            sessions.remove(&left);
         }
         let writer = Arc::new(tokio::sync::Mutex::new(Some(writer)));
         let session = Arc::new(Session { repository: repository.clone(), writer });
@@ -93,6 +102,13 @@ impl Uploads {
 
     fn remove(&self, id: &str) {
         self.sessions().remove(id);
+    }
+
+    /// Forgets a session that was given up by what `refusal` says.
+    fn given_up(&self, id: &str, refusal: &Refusal) {
+        if refusal.status == StatusCode::INSUFFICIENT_STORAGE {
+            self.remove(id);
+        }
     }
 }
 
@@ -190,7 +206,8 @@ pub(crate) async fn patch(call: &Call<'_>, asked: &Asked, id: &str, body: Arrivi
     let guard = Arc::clone(&session.writer).lock_owned().await;
     let before = guard.as_ref().ok_or_else(unknown)?.len();
     let announced = content_range(call, asked, id, before)?;
-    let guard = receive(call, guard, body).await?;
+    let received = receive(call, guard, body).await;
+    let guard = received.inspect_err(|refusal| call.site.uploads.given_up(id, refusal))?;
     let after = guard.as_ref().ok_or_else(unknown)?.len();
     // What is acknowledged is kept. The guard stays here, so that nobody goes on behind bytes that are not.
     let mut guard = guard;
@@ -216,7 +233,8 @@ pub(crate) async fn finish(
     let guard = Arc::clone(&session.writer).lock_owned().await;
     let before = guard.as_ref().ok_or_else(unknown)?.len();
     content_range(call, asked, id, before)?;
-    let mut guard = receive(call, guard, body).await?;
+    let received = receive(call, guard, body).await;
+    let mut guard = received.inspect_err(|refusal| call.site.uploads.given_up(id, refusal))?;
     let writer = guard.take().ok_or_else(unknown)?;
     let stored = store_blob(call, asked, &meant, writer, digest).await;
     // Not before: while its file is there, another request would begin to go on with it.
@@ -248,59 +266,90 @@ pub(crate) async fn cancel(call: &Call<'_>, asked: &Asked, id: &str) -> Result<R
 /// Writes a request's body behind what the session has. Whatever ends it, the session keeps what arrived.
 async fn receive(
     call: &Call<'_>,
-    mut guard: OwnedMutexGuard<Option<BlobWriter>>,
+    guard: OwnedMutexGuard<Option<BlobWriter>>,
     mut body: Arriving,
 ) -> Result<OwnedMutexGuard<Option<BlobWriter>>, Refusal> {
     if hyper::body::Body::is_end_stream(&body) {
         return Ok(guard);
     }
-    let (sender, mut receiver) = mpsc::channel::<Vec<Bytes>>(WAITING);
-    let writing = tokio::task::spawn_blocking(move || {
-        while let Some(pieces) = receiver.blocking_recv() {
-            if let Some(writer) = guard.as_mut() {
-                pieces.iter().try_for_each(|bytes| writer.write(bytes))?;
-            }
-        }
-        Ok::<_, store::Error>(guard)
-    });
-    let (mut cut, mut pieces, mut size) = (None, Vec::new(), 0);
+    // A thread is busy only while there is something to write: threads are few, and clients that send slowly may be many.
+    // It is woken for much at once, or when nothing more has come yet.
+    let mut guard = Some(guard);
+    let (mut writing, mut waiting, mut ended) = (None, Waiting::default(), None);
     loop {
-        // The thread is woken for much at once, or when nothing more has come yet.
-        let next = if size < TOGETHER { body.frame().now_or_never() } else { None };
-        let frame = match next {
-            Some(frame) => frame,
-            None if size == 0 => body.frame().await,
-            None => {
-                size = 0;
-                if sender.send(std::mem::take(&mut pieces)).await.is_err() {
-                    break; // The disk refused; the thread says why.
-                }
-                continue;
+        while ended.is_none() && waiting.size < TOGETHER {
+            let Some(frame) = body.frame().now_or_never() else { break };
+            ended = waiting.take(call, frame);
+        }
+        if let Some(held) = guard.take_if(|_| !waiting.pieces.is_empty()) {
+            let pieces = std::mem::take(&mut waiting).pieces;
+            writing = Some(tokio::task::spawn_blocking(move || write(held, &pieces)));
+        }
+        if writing.is_none() && ended.is_some() {
+            break;
+        }
+        let written = async {
+            match &mut writing {
+                Some(writing) => writing.await,
+                None => pending().await,
             }
         };
-        match frame.map(|frame| frame.map(http_body::Frame::into_data)) {
-            Some(Ok(Ok(bytes))) => {
-                call.site.metrics.received(bytes.len() as u64);
-                size += bytes.len();
-                pieces.push(bytes);
+        tokio::select! {
+            written = written => {
+                writing = None;
+                guard = Some(written.map_err(Refusal::inside)??);
             }
-            Some(Ok(Err(_))) => {} // Trailers.
-            Some(Err(error)) => {
-                cut = Some(error);
-                break;
-            }
-            None => break,
+            frame = body.frame(), if ended.is_none() && waiting.size < TOGETHER => ended = waiting.take(call, frame),
         }
     }
-    if !pieces.is_empty() {
-        let _ = sender.send(pieces).await;
+    match ended {
+        Some(Err(error)) => Err(Refusal::cut("BLOB_UPLOAD_INVALID", "the upload", &error)),
+        _ => guard.ok_or_else(unknown),
     }
-    drop(sender);
-    let guard = writing.await.map_err(Refusal::inside)??;
-    match cut {
-        None => Ok(guard),
-        Some(error) => Err(Refusal::cut("BLOB_UPLOAD_INVALID", "the upload", &error)),
+}
+
+/// What of a body has come and is not written.
+#[derive(Default)]
+struct Waiting {
+    pieces: Vec<Bytes>,
+    size: usize,
+}
+
+impl Waiting {
+    /// Takes what came next. At the body's end it answers how that was.
+    fn take(&mut self, call: &Call<'_>, frame: Option<io::Result<Frame<Bytes>>>) -> Option<io::Result<()>> {
+        match frame {
+            Some(Ok(frame)) => {
+                // Trailers say nothing to us.
+                if let Ok(bytes) = frame.into_data() {
+                    call.site.metrics.received(bytes.len() as u64);
+                    self.size += bytes.len();
+                    self.pieces.push(bytes);
+                }
+                None
+            }
+            Some(Err(error)) => Some(Err(error)),
+            None => Some(Ok(())),
+        }
     }
+}
+
+/// Writes pieces one behind the other. An upload that fills the disk is given up: kept for a day, it would keep everybody
+/// from writing for as long.
+fn write(
+    mut guard: OwnedMutexGuard<Option<BlobWriter>>,
+    pieces: &[Bytes],
+) -> store::Result<OwnedMutexGuard<Option<BlobWriter>>> {
+    for piece in pieces {
+        let written = guard.as_mut().map_or(Ok(()), |writer| writer.write(piece));
+        if let Err(error) = written {
+            if let Some(writer) = guard.take_if(|_| error.is_no_space()) {
+                writer.discard();
+            }
+            return Err(error);
+        }
+    }
+    Ok(guard)
 }
 
 /// Checks `Content-Range: START-END`, and returns how many bytes it announces.
@@ -317,14 +366,6 @@ fn content_range(call: &Call<'_>, asked: &Asked, id: &str, at: u64) -> Result<Op
                 .about(serde_json::json!({ "offset": at })))
         }
     }
-}
-
-/// `0-99`, as the spec has it, or `bytes 0-99/*`, as HTTP has it.
-fn chunk(text: &str) -> Option<(u64, u64)> {
-    let text = text.strip_prefix("bytes ").unwrap_or(text);
-    let (start, end) = text.split('/').next()?.split_once('-')?;
-    let (start, end) = (start.trim().parse().ok()?, end.trim().parse::<u64>().ok()?);
-    (start <= end && end < u64::MAX).then_some((start, end))
 }
 
 /// Proves the digest, makes the bytes durable, and grants them to the repository.
@@ -358,25 +399,4 @@ fn progress(status: StatusCode, call: &Call<'_>, asked: &Asked, id: &str, length
     headers.extend(HeaderValue::try_from(format!("0-{}", length.saturating_sub(1))).ok().map(|value| (RANGE, value)));
     headers.extend(HeaderValue::from_str(id).ok().map(|value| (UPLOAD_UUID, value)));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::chunk;
-
-    #[test]
-    fn chunks() {
-        assert_eq!(chunk("0-99"), Some((0, 99)));
-        assert_eq!(chunk("bytes 5-5/*"), Some((5, 5)));
-        for bad in ["", "-", "5-4", "a-b", "0-", "-5", "0-18446744073709551615", "0-99999999999999999999999"] {
-            assert_eq!(chunk(bad), None, "{bad}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn never_panics(text in "(bytes )?[0-9/*-]{0,30}") {
-            let _ = chunk(&text);
-        }
-    }
 }

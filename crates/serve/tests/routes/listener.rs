@@ -166,13 +166,86 @@ async fn pipelined() {
     assert!(rest.is_empty());
 }
 
+/// A request whose head is too long, or is none, is told so, also while it is still being sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_have_an_end() {
     let site = Site::start().await;
-    let long = "x".repeat(100_000);
-    let answer = site.request(Method::GET, "/healthz").header("x-long", long).send().await;
-    assert!(answer.is_err() || answer.unwrap().status() == 431);
+    let (long, longer) = ("x".repeat(100_000), "y".repeat(1 << 20));
+    let many = "x: 1\r\n".repeat(2000);
+    for (sent, status) in [
+        (format!("GET /healthz HTTP/1.1\r\nHost: x\r\nx-long: {long}\r\n\r\n"), 431),
+        (format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{many}\r\n"), 431),
+        (format!("GET /{longer} HTTP/1.1\r\nHost: x\r\n\r\n"), 431),
+        (format!("GET /healthz?q={longer} HTTP/1.1\r\nHost: x\r\n\r\n"), 431),
+        ("GET /healthz HTTP/1.1\r\nHost : x\r\n\r\n".to_owned(), 400),
+        ("no request at all\r\n\r\n".to_owned(), 400),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_owned(), 505),
+    ] {
+        let answer = until_hung_up(&site, sent.as_bytes()).await;
+        let shown = sent.get(..60).unwrap_or(&sent);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{shown}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{shown}");
+    }
     assert_eq!(site.get("/healthz").await.status(), 200);
+}
+
+/// What a proxy before the server could read otherwise is refused, and nothing behind it is read as a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_has_one_meaning() {
+    let site = Site::start().await;
+    let second = "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n";
+    for (head, status) in [
+        ("GET /healthz HTTP/1.1\r\n".to_owned(), 400),
+        ("GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n".to_owned(), 400),
+        (
+            "POST /token HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"
+                .to_owned(),
+            400,
+        ),
+        ("POST /token HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n".to_owned(), 400),
+        ("POST /token HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n".to_owned(), 0),
+        ("POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 5\r\n".to_owned(), 0),
+        ("POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n".to_owned(), 0),
+        ("POST /token HTTP/1.0\r\nTransfer-Encoding: chunked\r\n".to_owned(), 0),
+        (format!("GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n", second.len()), 200),
+    ] {
+        let answer = until_hung_up(&site, format!("{head}\r\n{second}{second}").as_bytes()).await;
+        // 0: refused before it was a request at all.
+        let expected = if status == 0 { "HTTP/1.1 400 ".to_owned() } else { format!("HTTP/1.1 {status} ") };
+        assert!(answer.starts_with(&expected) && !answer.contains("ready"), "{head}: {answer}");
+    }
+    // What stands in the request line is whom it is for.
+    let image = site.image("quay.io", "app", "1", "x").await;
+    let sent = "GET http://quay.io/v2/app/manifests/1 HTTP/1.1\r\nHost: docker.io\r\nConnection: close\r\n\r\n";
+    let answer = until_hung_up(&site, sent.as_bytes()).await;
+    assert!(answer.contains(&image.digest.to_string()), "{answer}");
+}
+
+/// Who only waits makes room for who asks, and who is being answered does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_makes_room() {
+    let site = Site::with(Config { connections: 8, ..on_loopback() }).await;
+    let text = "slow ".repeat(4_000_000);
+    let image = site.image("docker.io", "library/app", "1", &text).await;
+    let mut pulling = TcpStream::connect(site.server.address()).await.unwrap();
+    let request = format!("GET /v2/library/app/blobs/{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", image.layer);
+    pulling.write_all(request.as_bytes()).await.unwrap();
+    let mut begun = [0; 1000];
+    pulling.read_exact(&mut begun).await.unwrap();
+    // Nothing at all, half a request, a whole one and then nothing.
+    let mut waiting = Vec::new();
+    for number in 0..100 {
+        let mut stream = TcpStream::connect(site.server.address()).await.unwrap();
+        let sent = ["", "GET /healthz HTTP/1.1\r\nHo", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"][number % 3];
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        waiting.push(stream);
+        assert_eq!(until_hung_up(&site, b"GET /healthz HTTP/1.0\r\n\r\n").await.matches("200 OK").count(), 1);
+    }
+    let metrics = site.get("/metrics").await.text().await.unwrap();
+    assert!(!metrics.contains("crowded_out_total 0\n"), "{metrics}");
+    let mut rest = Vec::new();
+    pulling.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.ends_with(&text.as_bytes()[text.len() / 2..]), "{} bytes", rest.len());
 }
 
 /// What was sent on a connection, and what came back until the server hung up.

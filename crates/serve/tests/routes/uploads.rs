@@ -1,5 +1,7 @@
 use artifact::Digest;
 use reqwest::Method;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::support::{Site, header, refusal};
 
@@ -226,4 +228,41 @@ async fn left_alone_for_a_day() {
         "BLOB_UPLOAD_UNKNOWN"
     );
     assert_eq!(partial(), 0, "its bytes went too");
+}
+
+/// Who begins uploads and goes away keeps nobody from pushing, and may come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_were_left_keep_nobody_out() {
+    let site = Site::start().await;
+    let first = begin(&site, "app").await;
+    assert_eq!(site.admin(Method::PATCH, &first).body("abc").send().await.unwrap().status(), 202);
+    for _ in 0..1100 {
+        begin(&site, "app").await;
+    }
+    let status = site.admin(Method::GET, &first).send().await.unwrap();
+    assert_eq!((status.status().as_u16(), header(&status, "range")), (204, "0-2"));
+    let digest = Digest::of(b"abcdef");
+    let ended = site.admin(Method::PUT, &format!("{first}?digest={digest}")).body("def").send().await.unwrap();
+    assert_eq!(ended.status(), 201);
+}
+
+/// More clients that send slowly than there are threads: others push and pull meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_slowly_keeps_no_thread() {
+    let site = Site::start().await;
+    let token = site.server.admin_token().unwrap();
+    let mut slow = Vec::new();
+    for _ in 0..600 {
+        let location = begin(&site, "app").await;
+        let mut stream = TcpStream::connect(site.server.address()).await.unwrap();
+        let head = format!(
+            "PATCH {location} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 100\r\n\r\nhalf"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let digest = Digest::of(b"quick");
+    let path = format!("/v2/app/blobs/uploads/?digest={digest}");
+    assert_eq!(site.admin(Method::POST, &path).body("quick").send().await.unwrap().status(), 201);
+    assert_eq!(site.get(&format!("/v2/app/blobs/{digest}")).await.text().await.unwrap(), "quick");
 }
