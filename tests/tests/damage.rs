@@ -126,7 +126,7 @@ fn what_a_store_has_lost_is_brought_again() {
             for digest in &digests {
                 ensure!(outcome.stdout.contains(digest), "{digest} is not named: {}", outcome.stdout);
             }
-            ensure!(outcome.stderr.contains("naru load"), "nobody says how to heal it: {}", outcome.stderr);
+            ensure!(outcome.stderr.contains("--repair-from"), "nobody says how to heal it: {}", outcome.stderr);
             Ok(())
         };
         lose(&inside)?;

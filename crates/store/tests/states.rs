@@ -125,7 +125,7 @@ impl World {
     }
 
     async fn sweep(&self, before: i64) {
-        let sweep = Sweep { before, keep: 0, pinned: &|_| false, report: &drop, dry_run: false };
+        let sweep = Sweep { before, keep: 0, rules: &[], by: "", pinned: &|_| false, report: &drop, dry_run: false };
         self.store().gc(&sweep).await.unwrap();
     }
 

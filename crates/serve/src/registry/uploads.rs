@@ -7,12 +7,15 @@
 
 use std::collections::HashMap;
 use std::future::pending;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use artifact::{Algorithm, Digest, Repository};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::header::{CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderValue, Response, StatusCode};
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 use store::{BlobWriter, Change, Store};
 use tokio::sync::OwnedMutexGuard;
@@ -33,9 +36,9 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const MOST: usize = 1024;
 /// A session that nobody has asked about for so many seconds is dropped with its bytes.
 const IDLE: i64 = 24 * 60 * 60;
-/// Bytes of a body, and pieces of it, that wait while those before them are written.
-const TOGETHER: usize = 256 * 1024;
-const PIECES: usize = 64;
+/// Bytes of a body that are written at once, while as many more may come; and pieces of it, which may be tiny.
+const TOGETHER: usize = 128 * 1024;
+const PIECES: usize = 256;
 /// Repositories that are asked for a blob that is mounted from nowhere in particular.
 const SOURCES: u32 = 100;
 
@@ -287,12 +290,16 @@ async fn receive(
         return Ok(guard);
     }
     // A thread is busy only while there is something to write: threads are few, and clients that send slowly may be many.
+    // It is woken for much at once, or when nothing more has come yet.
     let mut guard = Some(guard);
-    let (mut writing, mut waiting, mut size, mut ended) = (None, Vec::new(), 0, None);
+    let (mut writing, mut waiting, mut ended) = (None, Waiting::default(), None);
     loop {
-        if let Some(held) = guard.take_if(|_| !waiting.is_empty()) {
-            let pieces: Vec<Bytes> = std::mem::take(&mut waiting);
-            size = 0;
+        while ended.is_none() && waiting.has_room() {
+            let Some(frame) = body.frame().now_or_never() else { break };
+            ended = waiting.take(call, frame);
+        }
+        if let Some(held) = guard.take_if(|_| !waiting.pieces.is_empty()) {
+            let pieces = std::mem::take(&mut waiting).pieces;
             writing = Some(tokio::task::spawn_blocking(move || write(held, &pieces)));
         }
         if writing.is_none() && ended.is_some() {
@@ -309,23 +316,42 @@ async fn receive(
                 writing = None;
                 guard = Some(written.map_err(Refusal::inside)??);
             }
-            frame = body.frame(), if ended.is_none() && size < TOGETHER && waiting.len() < PIECES => match frame {
-                Some(Ok(frame)) => {
-                    // Trailers say nothing to us.
-                    if let Ok(bytes) = frame.into_data() {
-                        call.site.metrics.received(bytes.len() as u64);
-                        size += bytes.len();
-                        waiting.push(bytes);
-                    }
-                }
-                Some(Err(error)) => ended = Some(Err(error)),
-                None => ended = Some(Ok(())),
-            },
+            frame = body.frame(), if ended.is_none() && waiting.has_room() => ended = waiting.take(call, frame),
         }
     }
     match ended {
         Some(Err(error)) => Err(Refusal::cut("BLOB_UPLOAD_INVALID", "the upload", &error)),
         _ => guard.ok_or_else(unknown),
+    }
+}
+
+/// What of a body has come and is not written.
+#[derive(Default)]
+struct Waiting {
+    pieces: Vec<Bytes>,
+    size: usize,
+}
+
+impl Waiting {
+    fn has_room(&self) -> bool {
+        self.size < TOGETHER && self.pieces.len() < PIECES
+    }
+
+    /// Takes what came next. At the body's end it answers how that was.
+    fn take(&mut self, call: &Call<'_>, frame: Option<io::Result<Frame<Bytes>>>) -> Option<io::Result<()>> {
+        match frame {
+            Some(Ok(frame)) => {
+                // Trailers say nothing to us.
+                if let Ok(bytes) = frame.into_data() {
+                    call.site.metrics.received(bytes.len() as u64);
+                    self.size += bytes.len();
+                    self.pieces.push(bytes);
+                }
+                None
+            }
+            Some(Err(error)) => Some(Err(error)),
+            None => Some(Ok(())),
+        }
     }
 }
 
