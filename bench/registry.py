@@ -241,8 +241,8 @@ class Registry:
                 "start": (self.started * 1000, self.started * 1000),
                 "`_catalog?n=1000`, in the middle": self.latency(f"{base}/_catalog?n=1000&last=many/{half}", seconds=3)[1:],
                 "`tags/list?n=1000`, in the middle": self.latency(f"{base}/tags/tags/list?n=1000&last={half}", seconds=3)[1:],
-                "manifest by a tag at random": random("/v2/tags/manifests/@")[1:],
-                "manifest of a repository at random": random("/v2/many/@/manifests/1")[1:],
+                "manifest by a tag at random, not in memory": random("/v2/tags/manifests/@?x=#")[1:],
+                "manifest of a repository at random, not in memory": random("/v2/many/@/manifests/1?x=#")[1:],
                 "search for a name": self.latency(f"http://127.0.0.1:{port}/?q=many/{half}", seconds=3)[1:],
             }
             self.end(server)
