@@ -73,6 +73,9 @@ fn tags_end_by_the_rules_of_the_site() {
         std::fs::write(&configuration, "gc: { retention: [{ repositories: ['team/*'], keep_last: no }] }\n")?;
         let refused = naru.run(["gc"])?;
         ensure!(!refused.status.success() && refused.stderr.contains("serve.yaml"), "{}", refused.stderr);
+        std::fs::write(&configuration, "gc: { retention: [{ repositories: ['team/*'] }] }\n")?;
+        let refused = naru.run(["gc"])?;
+        ensure!(!refused.status.success() && refused.stderr.contains("hint:"), "{}", refused.stderr);
         std::fs::write(
             &configuration,
             "gc: { grace: 0, keep: 0, retention: [{ repositories: ['team/*'], keep_last: 0 }] }\n",

@@ -136,6 +136,7 @@ impl Error {
                  `client_ca` is a PEM file of the CAs that sign clients' certificates"
                     .to_owned()
             }
+            Self::Config { .. } => "docs/reference/serve.md describes every key".to_owned(),
             Self::Authority(_) => {
                 "the document `site/ca` in the catalog is damaged; restore it from a backup".to_owned()
             }
