@@ -82,7 +82,7 @@ fn commands_reach_a_store_that_is_served() {
 
     // What is removed stays for a day, unless it shall go at once: in the very same second.
     out(&naru(folder, &["rm", "local/a"]));
-    assert!(out(&naru(folder, &["gc"])).ends_with("gone: 0 manifests, 0 blobs (0 B)\n"));
+    assert!(out(&naru(folder, &["gc"])).ends_with("gone: 0 tags, 0 manifests, 0 blobs (0 B)\n"));
     let would = out(&naru(folder, &["gc", "--grace", "0", "--dry-run"]));
     assert!(
         would.contains("unnamed  local  sha256:ba7816bf") && would.ends_with("would go: 0 manifests, 1 blobs (3 B)\n"),
