@@ -85,10 +85,11 @@ fn commands_reach_a_store_that_is_served() {
     assert!(out(&naru(folder, &["gc"])).ends_with("gone: 0 tags, 0 manifests, 0 blobs (0 B)\n"));
     let would = out(&naru(folder, &["gc", "--grace", "0", "--dry-run"]));
     assert!(
-        would.contains("unnamed  local  sha256:ba7816bf") && would.ends_with("would go: 0 manifests, 1 blobs (3 B)\n"),
+        would.contains("unnamed  local  sha256:ba7816bf")
+            && would.ends_with("would go: 0 tags, 0 manifests, 1 blobs (3 B)\n"),
         "{would}"
     );
-    assert!(out(&naru(folder, &["gc", "--grace", "0"])).ends_with("gone: 0 manifests, 1 blobs (3 B)\n"));
+    assert!(out(&naru(folder, &["gc", "--grace", "0"])).ends_with("gone: 0 tags, 0 manifests, 1 blobs (3 B)\n"));
 }
 
 /// A server that was told to end hangs up a moment before it lets the store go; who comes then waits for that.
