@@ -122,6 +122,22 @@ pub(crate) type ReferrerRow = (Vec<u8>, i64, String, Option<String>, Option<Stri
 type ChangeRow = (String, String, String, String, Option<String>, Option<String>);
 type HitRow = (String, String, String, String, Vec<u8>, i64, i64, String, String);
 
+/// Repositories of one name, whatever their host, by an index of names.
+pub(crate) const CANDIDATES_BY_TAG: &str = "SELECT host, digest FROM repository JOIN entry ON repository = id \
+     WHERE kind = 'image' AND repository.name = $1 AND entry.name = $2 ORDER BY host";
+
+pub(crate) const CANDIDATES_BY_DIGEST: &str = "SELECT host, digest FROM repository JOIN repository_manifest ON repository = id \
+     WHERE kind = 'image' AND name = $1 AND digest = $2 UNION \
+     SELECT host, digest FROM repository JOIN repository_blob ON repository = id \
+     WHERE kind = 'image' AND name = $1 AND digest = $2 ORDER BY host";
+
+pub(crate) const MIRRORED: &str =
+    "SELECT EXISTS (SELECT 1 FROM repository WHERE kind = 'image' AND name = $1 AND host <> '')";
+
+/// The pluses keep SQLite from beginning with all repositories of a host.
+pub(crate) const OF_HOST: &str = "SELECT size, key FROM blob JOIN repository_blob USING (digest) \
+     JOIN repository ON repository.id = repository WHERE digest = $1 AND +kind = 'image' AND +host = $2 LIMIT 1";
+
 impl Store {
     /// A blob, whoever may show it, unless its bytes were lost ([`Store::holds`]). For commands; a server asks
     /// [`Store::granted_blob`].
@@ -167,15 +183,12 @@ impl Store {
     /// # Errors
     /// When the catalog does not answer.
     pub async fn blob_of_host(&self, host: &str, digest: &Digest) -> Result<Option<Blob>> {
-        let found: Option<(i64, String)> = sqlx::query_as(
-            "SELECT size, key FROM blob JOIN repository_blob USING (digest) JOIN repository ON repository.id = repository \
-             WHERE digest = $1 AND kind = 'image' AND host = $2 LIMIT 1",
-        )
-        .bind(digest.as_bytes())
-        .bind(host)
-        .fetch_optional(self.db())
-        .await
-        .map_err(|error| self.failed(error))?;
+        let found: Option<(i64, String)> = sqlx::query_as(OF_HOST)
+            .bind(digest.as_bytes())
+            .bind(host)
+            .fetch_optional(self.db())
+            .await
+            .map_err(|error| self.failed(error))?;
         let named = found.map(|(size, key)| Blob { digest: *digest, size: size.cast_unsigned(), key });
         Ok(named.filter(|blob| self.holds(blob)))
     }
@@ -232,35 +245,15 @@ impl Store {
 
     /// Whether an upstream has an image repository of this name.
     pub async fn is_mirrored(&self, name: &str) -> Result<bool> {
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM repository WHERE kind = 'image' AND name = $1 AND host <> '')")
-            .bind(name)
-            .fetch_one(self.db())
-            .await
-            .map_err(|error| self.failed(error))
+        sqlx::query_scalar(MIRRORED).bind(name).fetch_one(self.db()).await.map_err(|error| self.failed(error))
     }
 
     /// Image repositories of every host (and local) named `name` that have this tag, manifest or blob.
     pub async fn candidates(&self, name: &str, reference: &str) -> Result<Vec<Candidate>> {
         let found: Vec<(String, Vec<u8>)> = if let Ok(digest) = reference.parse::<Digest>() {
-            sqlx::query_as(
-                "SELECT host, digest FROM repository JOIN repository_manifest ON repository = id \
-                 WHERE kind = 'image' AND name = $1 AND digest = $2 UNION \
-                 SELECT host, digest FROM repository JOIN repository_blob ON repository = id \
-                 WHERE kind = 'image' AND name = $1 AND digest = $2 ORDER BY host",
-            )
-            .bind(name)
-            .bind(digest.as_bytes())
-            .fetch_all(self.db())
-            .await
+            sqlx::query_as(CANDIDATES_BY_DIGEST).bind(name).bind(digest.as_bytes()).fetch_all(self.db()).await
         } else {
-            sqlx::query_as(
-                "SELECT host, digest FROM repository JOIN entry ON repository = id \
-                 WHERE kind = 'image' AND repository.name = $1 AND entry.name = $2 ORDER BY host",
-            )
-            .bind(name)
-            .bind(reference)
-            .fetch_all(self.db())
-            .await
+            sqlx::query_as(CANDIDATES_BY_TAG).bind(name).bind(reference).fetch_all(self.db()).await
         }
         .map_err(|error| self.failed(error))?;
         let candidates = found.into_iter().filter_map(|(host, digest)| {

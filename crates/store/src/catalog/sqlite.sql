@@ -7,7 +7,7 @@ CREATE TABLE repository (
     name   TEXT NOT NULL,
     UNIQUE (kind, host, name)
 ) STRICT;
-CREATE INDEX repository_name ON repository (kind, name);
+CREATE INDEX repository_name ON repository (kind, name, host);
 
 -- A name (tag, path or digest) in a repository, and what it names.
 CREATE TABLE entry (
