@@ -207,13 +207,15 @@ fn again(load: &Load, mut what: impl FnMut(&mut Wire) -> Result<()>) {
     }
 }
 
-/// Uses up what is left of the disk for a while.
-fn fill(store: &Path, within: Duration) -> Result<()> {
+/// Uses up what is left of the disk for a while, and until somebody who pushes was told so.
+fn fill(load: &Load, store: &Path, within: Duration) -> Result<()> {
     let path = store.join("filler");
     let mut file = std::fs::File::create(&path)?;
     let piece = vec![0; 1 << 20];
-    let end = Instant::now() + within;
-    while Instant::now() < end {
+    let refused = || load.refused.load(Ordering::Relaxed);
+    let (before, end) = (refused(), Instant::now() + within);
+    // The longer limit is for what will never come.
+    while Instant::now() < end || (refused() == before && Instant::now() < end + Duration::from_secs(60)) {
         if file.write_all(&piece).is_err() {
             sleep(Duration::from_millis(20));
         }
@@ -230,7 +232,7 @@ fn faults(naru: &Naru, load: &Load, mut serving: Serving, seconds: u64, random: 
         sleep(Duration::from_millis(1000 + random.below(3000)));
         if fills * 2 <= kills {
             fills += 1;
-            fill(naru.store(), Duration::from_millis(500 + random.below(1000)))?;
+            fill(load, naru.store(), Duration::from_millis(500 + random.below(1000)))?;
             continue;
         }
         peak = peak.max(serving.daemon.memory("VmHWM")?);
