@@ -215,7 +215,7 @@ fn fill(load: &Load, store: &Path, within: Duration) -> Result<()> {
     let refused = || load.refused.load(Ordering::Relaxed);
     let (before, end) = (refused(), Instant::now() + within);
     // The longer limit is for what will never come.
-    while Instant::now() < end || (refused() == before && Instant::now() < end + Duration::from_secs(60)) {
+    while Instant::now() < end || (refused() == before && Instant::now() < end + Duration::from_mins(1)) {
         if file.write_all(&piece).is_err() {
             sleep(Duration::from_millis(20));
         }
