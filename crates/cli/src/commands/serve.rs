@@ -170,7 +170,9 @@ async fn collect(store: &Store, server: &Server) {
             anyhow::Ok(())
         };
         if let Err(error) = collected.await {
-            tracing::error!(error = %format!("{error:#}"), "the collection failed; it is tried again");
+            tracing::error!(error = %format!("{error:#}"), "the collection failed; it is tried again in an hour");
+            // A disk that is full is full for longer than until the next look.
+            tokio::time::sleep(super::HOUR).await;
         }
     }
 }
