@@ -60,6 +60,10 @@ fn what_was_pulled_through_stays() {
         drop(serving);
         let serving = serve(&naru)?;
         skopeo(folder, &format!("{}/{written}", serving.address()), "third")?.ok("skopeo, after a restart")?;
+        // Elsewhere a collection takes what a proxy gathered, or what it shares with others.
+        naru.ok(["gc", "--grace", "0"])?;
+        skopeo(folder, &format!("{}/{written}", serving.address()), "fourth")?.ok("skopeo, after a collection")?;
+        serving.holds(&name, &image)?;
         drop(serving);
         naru.ok(["fsck"])?;
         Ok(())

@@ -1,6 +1,6 @@
 //! What lies beside the volumes, for people: lists, checksums, a read-me, the program.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,7 @@ use store::Store;
 use crate::document::What;
 use crate::pack::{PackOptions, Packed, SEED, write_beside};
 use crate::plan::{Layout, Source};
-use crate::report::{self, Format};
+use crate::report::{self, Format, Places};
 use crate::tree::Tree;
 use crate::volume::CHUNK;
 use crate::{Error, Result};
@@ -46,7 +46,7 @@ pub(crate) fn write(
     options: &PackOptions,
 ) -> Result<()> {
     let out = &options.out;
-    let mut places: BTreeMap<Digest, (u64, BTreeSet<u32>)> = BTreeMap::new();
+    let mut places = Places::new();
     let mut there = There { store, manifests: HashMap::new(), blobs: HashMap::new() };
     for (number, volume) in (1_u32..).zip(&layout.volumes) {
         for item in &volume.items {
@@ -64,20 +64,22 @@ pub(crate) fn write(
             if let Source::Blob(blob, _) = &item.source {
                 there.blobs.insert(digest, blob);
             }
-            places.entry(digest).or_insert_with(|| (size, BTreeSet::new())).1.insert(number);
+            places.entry(digest).or_insert((size, Vec::new())).1.push(number);
         }
     }
     let rows = report::rows(trees, &places, &there, &report::Beside::default());
-    let bundle = Some((&packed.id, packed.fingerprint.as_str()));
-    let html = report::report_of_rows(&rows, bundle, Format::Html);
-    let csv = report::report_of_rows(&rows, bundle, Format::Csv);
-    // It may be another run's, of another volume.
-    let readme = readme(packed, options.suffix.as_str(), out.join(SEED).exists());
+    drop((places, there));
     let mut sums: BTreeMap<String, Digest> = earlier_sums(&out.join("SHA256SUMS"), layout);
-    for (name, text) in [("CONTENTS.html", html), ("CONTENTS.csv", csv), ("README.txt", readme)] {
-        write_beside(&out.join(name), text.as_bytes())?;
+    let mut lay = |name: &str, text: String| {
         sums.insert(name.to_owned(), Digest::of(text.as_bytes()));
-    }
+        write_beside(&out.join(name), text.as_bytes())
+    };
+    // One after the other: of many things, each is long.
+    let bundle = Some((&packed.id, packed.fingerprint.as_str()));
+    lay("CONTENTS.html", report::report_of_rows(&rows, bundle, Format::Html))?;
+    lay("CONTENTS.csv", report::report_of_rows(&rows, bundle, Format::Csv))?;
+    // The archive may be another run's, of another volume.
+    lay("README.txt", readme(packed, options.suffix.as_str(), out.join(SEED).exists()))?;
     if let Some(binary) = &options.binary {
         sums.insert("naru".to_owned(), copy_binary(binary, &out.join("naru"))?);
     }

@@ -17,11 +17,9 @@ use store::{Check, Store, Sum};
 use self::select::{Gathered, Leave, gather};
 use self::write::{Sums, hash_piece, write_volume};
 use crate::plan::{self, Cargo, Layout, Source};
-use crate::receipt::{self, Since};
+use crate::receipt::{self, Inventory, Since};
 use crate::volume::CHUNK;
-use crate::{
-    Archive, Error, Exported, Plan, Result, SecretKey, Volume, WantList, beside, key, parity, volumes_below, words,
-};
+use crate::{Archive, Error, Exported, Result, SecretKey, Volume, WantList, beside, key, parity, volumes_below, words};
 
 /// The name of the archive of images that may lie beside the volumes.
 pub(crate) const SEED: &str = "naru-seed.tar";
@@ -142,12 +140,12 @@ pub async fn pack(
         write(&own, gathered, seed.as_ref(), &options, &key, progress_too.as_ref())
     })
     .await?;
-    let (packed, plan) = written?;
+    let (packed, left) = written?;
     let before = match leave {
         Leave::These(inventory) => Some(inventory),
         Leave::Nothing | Leave::AllBut(_) => None,
     };
-    receipt::remember(store, &packed.id, &plan, before).await?;
+    receipt::remember(store, &packed.id, left, before).await?;
     Ok(packed)
 }
 
@@ -158,7 +156,7 @@ fn write(
     options: &PackOptions,
     key: &SecretKey,
     progress: &dyn Progress,
-) -> Result<(Packed, Plan)> {
+) -> Result<(Packed, Inventory)> {
     let Gathered { trees, tree_heads, documents, mut blobs, assumes } = gathered;
     let assumed = (assumes.len() as u64, assumes.iter().map(|assumed| assumed.size).sum());
     for item in &mut blobs {
@@ -187,7 +185,7 @@ fn write(
     // Each is read once more when it is written, and must still be what it was.
     let mut whole: HashMap<Digest, Check> = HashMap::new();
     let mut sums: Sums = HashMap::new();
-    let layout = plan::lay(&cargo, |blob, at, size| {
+    let layout = plan::lay(cargo, |blob, at, size| {
         let together = whole.entry(blob.digest).or_insert_with(|| blob.check());
         let mut sum = Sum::default();
         let piece = hash_piece(store, blob, at, size, |bytes| {
@@ -201,7 +199,6 @@ fn write(
         }
         Ok(piece)
     })?;
-    drop(cargo);
     refuse_others(&layout, &options.out)?;
     let mut numbers: Vec<usize> = (1..=layout.volumes.len())
         .filter(|number| options.only.as_ref().is_none_or(|only| only.contains(number)))
@@ -255,7 +252,8 @@ fn write(
     let packed = Packed { parity: cover(&packed, options, key, progress)?, seed, ..packed };
     beside::write(store, &packed, &layout, &trees, options)?;
     sync_folder(&options.out)?;
-    Ok((packed, layout.plan))
+    let members = layout.volumes.iter().flat_map(|volume| volume.items.iter().map(|item| &item.member));
+    Ok((packed, receipt::left_by(members, &layout.assumes)))
 }
 
 /// Lays an archive of images beside the volumes.

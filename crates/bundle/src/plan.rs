@@ -52,8 +52,9 @@ pub(crate) struct LaidVolume {
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) id: Digest,
-    pub(crate) plan: Plan,
     pub(crate) volumes: Vec<LaidVolume>,
+    /// What is left out of it.
+    pub(crate) assumes: Vec<Assumed>,
 }
 
 /// What a layout is made of.
@@ -71,7 +72,10 @@ pub(crate) struct Cargo<'a> {
 }
 
 /// Lays a bundle out. `hash` answers the sha256 of a piece of a blob.
-pub(crate) fn lay(cargo: &Cargo<'_>, mut hash: impl FnMut(&store::Blob, u64, u64) -> Result<Digest>) -> Result<Layout> {
+pub(crate) fn lay(
+    mut cargo: Cargo<'_>,
+    mut hash: impl FnMut(&store::Blob, u64, u64) -> Result<Digest>,
+) -> Result<Layout> {
     let documents: u64 = cargo.documents.iter().map(|item| cost(&item.member)).sum();
     // Documents lie in two volumes.
     let lines = |items: &[Item]| items.iter().map(|item| json_bound(&item.member)).sum::<u64>();
@@ -87,17 +91,13 @@ pub(crate) fn lay(cargo: &Cargo<'_>, mut hash: impl FnMut(&store::Blob, u64, u64
         |name: &str, size: u64| tar::header_bound(name, size) + tar::padded(size) + json_bound_of(name.len());
     let reserved =
         documents + document(PLAN, plan_bound) + document(CONTENTS, contents_bound) + document(ASSUMES, assumes_bound);
-    let placed = place(cargo, reserved)?;
-    let mut volumes = Vec::with_capacity(placed.len());
-    for items in placed {
-        let mut hashed = Vec::with_capacity(items.len());
-        for mut item in items {
-            if let (Some(_), Source::Blob(blob, from)) = (&item.member.part, &item.source) {
-                item.member.sha256 = hash(blob, *from, item.member.size)?;
-            }
-            hashed.push(item);
+    // There may be a million of them: each is in one place only.
+    let blobs = std::mem::take(&mut cargo.blobs);
+    let mut volumes = place(&cargo, blobs, reserved)?;
+    for item in volumes.iter_mut().flatten() {
+        if let (Some(_), Source::Blob(blob, from)) = (&item.member.part, &item.source) {
+            item.member.sha256 = hash(blob, *from, item.member.size)?;
         }
-        volumes.push(hashed);
     }
     let last = volumes.len() - 1;
     for (number, items) in volumes.iter_mut().enumerate() {
@@ -108,9 +108,9 @@ pub(crate) fn lay(cargo: &Cargo<'_>, mut hash: impl FnMut(&store::Blob, u64, u64
     for items in &mut volumes {
         items.sort_by(|one, other| one.member.order().cmp(&other.member.order()));
     }
-    let (plan, lists) = plan_of(&volumes, cargo);
-    let id = Digest::of(&json(&plan));
-    let own = lists.into_iter().map(|(name, bytes)| {
+    let (plan, lists) = plan_of(&volumes, &cargo);
+    let id = Digest::of(&plan);
+    let own = [(PLAN, plan)].into_iter().chain(lists).map(|(name, bytes)| {
         let (size, sha256) = (bytes.len() as u64, Digest::of(&bytes));
         let member = Member { name: name.to_owned(), size, offset: 0, sha256, part: None };
         Item { member, source: Source::Bytes(bytes.into()) }
@@ -122,13 +122,13 @@ pub(crate) fn lay(cargo: &Cargo<'_>, mut hash: impl FnMut(&store::Blob, u64, u64
         if number == 1 || number == of {
             items.splice(0..0, own.iter().cloned());
         }
-        laid.push(settle(id, number, of, items, cargo)?);
+        laid.push(settle(id, number, of, items, &cargo)?);
     }
-    Ok(Layout { id, plan, volumes: laid })
+    Ok(Layout { id, volumes: laid, assumes: cargo.assumes })
 }
 
-/// The plan, and its documents: `bundle.json`, `bundle.jsonl`, and for a difference `assumes.jsonl`.
-fn plan_of(volumes: &[Vec<Item>], cargo: &Cargo<'_>) -> (Plan, Vec<(&'static str, Vec<u8>)>) {
+/// The plan, `bundle.json`, and its lists: `bundle.jsonl`, and for a difference `assumes.jsonl`.
+fn plan_of(volumes: &[Vec<Item>], cargo: &Cargo<'_>) -> (Vec<u8>, Vec<(&'static str, Vec<u8>)>) {
     let share = |items: &Vec<Item>| {
         let is_blob = |item: &&Item| matches!(item.member.what(), Some(What::Blob(_) | What::Part(_)));
         let sizes = items.iter().filter(is_blob).map(|item| item.member.size);
@@ -142,7 +142,6 @@ fn plan_of(volumes: &[Vec<Item>], cargo: &Cargo<'_>) -> (Plan, Vec<(&'static str
     });
     let contents = contents.into_iter().map(|(volume, member)| Content { volume, member: member.clone() });
     let (contents, assumptions) = (lines::to_bytes(contents), lines::to_bytes(&cargo.assumes));
-    let members = |items: &Vec<Item>| items.iter().map(|item| item.member.clone()).collect::<Vec<_>>();
     let plan = Plan {
         format: FORMAT,
         reader: FORMAT,
@@ -150,14 +149,15 @@ fn plan_of(volumes: &[Vec<Item>], cargo: &Cargo<'_>) -> (Plan, Vec<(&'static str
         shares: volumes.iter().map(share).collect(),
         contents: List::of(&contents),
         assumptions: List::of(&assumptions),
-        volumes: volumes.iter().map(members).collect(),
-        assumes: cargo.assumes.clone(),
+        // What the lists say is not written here.
+        volumes: Vec::new(),
+        assumes: Vec::new(),
     };
-    let mut lists = vec![(PLAN, json(&plan)), (CONTENTS, contents)];
+    let mut lists = vec![(CONTENTS, contents)];
     if !assumptions.is_empty() {
         lists.push((ASSUMES, assumptions));
     }
-    (plan, lists)
+    (json(&plan), lists)
 }
 
 /// Gives every member its offset, and makes the head and its signature.
@@ -219,8 +219,8 @@ fn settle(id: Digest, number: u32, of: u32, mut items: Vec<Item>, cargo: &Cargo<
 }
 
 /// Which blob goes into which volume; `reserved` bytes stay free in the first and in the last.
-fn place(cargo: &Cargo<'_>, reserved: u64) -> Result<Vec<Vec<Item>>> {
-    let Some(limit) = cargo.limit else { return Ok(vec![cargo.blobs.clone()]) };
+fn place(cargo: &Cargo<'_>, blobs: Vec<Item>, reserved: u64) -> Result<Vec<Vec<Item>>> {
+    let Some(limit) = cargo.limit else { return Ok(vec![blobs]) };
     let headers = tar::header_bound(HEAD, limit) + tar::header_bound(SIGNATURE, 0) + tar::header_bound(MEMBERS, limit);
     let fixed = headers + HEAD_BOUND + 1024 + tar::END + 2 * 512;
     let room = limit.saturating_sub(fixed);
@@ -230,7 +230,7 @@ fn place(cargo: &Cargo<'_>, reserved: u64) -> Result<Vec<Vec<Item>>> {
     }
     let mut volumes: Vec<(u64, Vec<Item>)> = vec![(room - reserved, Vec::new())];
     let mut full = 0;
-    for item in &cargo.blobs {
+    for item in blobs {
         let needed = cost(&item.member);
         if needed <= room {
             let fitting = volumes.iter().skip(full).position(|(free, _)| *free >= needed);
@@ -240,13 +240,13 @@ fn place(cargo: &Cargo<'_>, reserved: u64) -> Result<Vec<Vec<Item>>> {
             }
             if let Some((free, items)) = volumes.get_mut(number) {
                 *free -= needed;
-                items.push(item.clone());
+                items.push(item);
             }
             while volumes.get(full).is_some_and(|(free, _)| *free < 4096) {
                 full += 1;
             }
         } else {
-            cut(item, room, &mut volumes);
+            cut(&item, room, &mut volumes);
         }
     }
     if volumes.len() > 1 && volumes.last().is_some_and(|(free, _)| *free < reserved) {
@@ -379,9 +379,9 @@ mod tests {
                     offset: 0, sha256: digest, part: None };
                 Item { member, source: Source::Bytes(bytes) }
             }).collect();
-            let cargo = Cargo { trees: vec![], documents: documents.clone(), blobs, assumes: vec![], limit, suffix: ".tar",
-                key: &key };
-            let layout = lay(&cargo, |blob, at, _| Ok(Digest::of(format!("{} {at}", blob.digest).as_bytes()))).unwrap();
+            let cargo = || Cargo { trees: vec![], documents: documents.clone(), blobs: blobs.clone(), assumes: vec![], limit,
+                suffix: ".tar", key: &key };
+            let layout = lay(cargo(), |blob, at, _| Ok(Digest::of(format!("{} {at}", blob.digest).as_bytes()))).unwrap();
             let mut whole = std::collections::HashMap::<Digest, u64>::new();
             for (number, volume) in layout.volumes.iter().enumerate() {
                 assert!(limit.is_none_or(|limit| volume.size <= limit), "{} > {limit:?}", volume.size);
@@ -404,7 +404,7 @@ mod tests {
                 assert_eq!(whole.get(&Digest::of(&(n as u64).to_be_bytes())).copied(), Some(*size));
             }
             // No clock, no chance.
-            let again = lay(&cargo, |blob, at, _| Ok(Digest::of(format!("{} {at}", blob.digest).as_bytes()))).unwrap();
+            let again = lay(cargo(), |blob, at, _| Ok(Digest::of(format!("{} {at}", blob.digest).as_bytes()))).unwrap();
             assert_eq!(again.id, layout.id);
         }
     }

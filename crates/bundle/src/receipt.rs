@@ -20,9 +20,9 @@ use artifact::{Algorithm, Digest, Progress};
 use serde::{Deserialize, Serialize};
 use store::Store;
 
-use crate::document::{DOCUMENT_LIMIT, Member, PLAN, What};
+use crate::document::{Assumed, DOCUMENT_LIMIT, Member, PLAN, What};
 use crate::verify::documents;
-use crate::{Error, Plan, PublicKey, Result, SecretKey, Signature, Volume, key, volumes_below, words};
+use crate::{Error, PublicKey, Result, SecretKey, Signature, Volume, key, volumes_below, words};
 
 /// What every receipt begins with.
 const MAGIC: &[u8] = b"naru receipt 1\n";
@@ -286,7 +286,8 @@ async fn of_file(store: &Store, path: PathBuf, mut file: File, progress: &dyn Pr
         return Inventory::of_bytes(&bytes).ok_or_else(|| Error::NotRemembered { what: volume.head.bundle.hex() });
     }
     let without = Error::not_a_volume(&path, "the list of what its bundle holds is in the first and in the last");
-    Ok(left_by(&documents(&[volume])?.ok_or(without)?.plan))
+    let plan = documents(&[volume])?.ok_or(without)?.plan;
+    Ok(left_by(plan.volumes.iter().flatten(), &plan.assumes))
 }
 
 /// Any key signs a receipt: whose it is, is for people to see, and that an older one was taken for the newest.
@@ -311,9 +312,8 @@ async fn say_whose(store: &Store, path: &Path, receipt: &Receipt, progress: &dyn
 }
 
 /// What a site has once it has loaded a bundle: what is carried, and what is assumed.
-fn left_by(plan: &Plan) -> Inventory {
-    let carried = plan.volumes.iter().flatten().filter_map(thing);
-    carried.chain(plan.assumes.iter().map(|assumed| assumed.digest)).collect()
+pub(crate) fn left_by<'a>(members: impl Iterator<Item = &'a Member>, assumes: &[Assumed]) -> Inventory {
+    members.filter_map(thing).chain(assumes.iter().map(|assumed| assumed.digest)).collect()
 }
 
 fn thing(member: &Member) -> Option<Digest> {
@@ -324,8 +324,7 @@ fn thing(member: &Member) -> Option<Digest> {
 }
 
 /// Remembers what a bundle leaves a site with that had `before`.
-pub(crate) async fn remember(store: &Store, id: &Digest, plan: &Plan, before: Option<Inventory>) -> Result<()> {
-    let mut left = left_by(plan);
+pub(crate) async fn remember(store: &Store, id: &Digest, mut left: Inventory, before: Option<Inventory>) -> Result<()> {
     if let Some(before) = before {
         left = left.or(before);
     }

@@ -77,7 +77,7 @@ pub struct Row {
     pub findings: Option<Counts>,
     /// The digests of its manifests and configs: what scanners may call it by.
     #[serde(skip)]
-    pub parts: BTreeSet<Digest>,
+    pub parts: Vec<Digest>,
 }
 
 /// Where a report reads what is carried: a medium, or a store.
@@ -88,13 +88,11 @@ pub(crate) trait Contents {
     fn blob(&self, digest: &Digest, most: usize) -> Option<Vec<u8>>;
 }
 
+/// How many bytes each thing has, and the volumes that hold some of it; one may be named for each piece.
+pub(crate) type Places = BTreeMap<Digest, (u64, Vec<u32>)>;
+
 /// Rows of trees; `size` and `volumes` of each digest are looked up.
-pub(crate) fn rows(
-    trees: &[Tree],
-    plan: &BTreeMap<Digest, (u64, BTreeSet<u32>)>,
-    contents: &dyn Contents,
-    beside: &Beside,
-) -> Vec<Row> {
+pub(crate) fn rows(trees: &[Tree], plan: &Places, contents: &dyn Contents, beside: &Beside) -> Vec<Row> {
     let mut rows = Vec::new();
     for tree in trees {
         let manifests = manifests(tree, contents);
@@ -132,7 +130,7 @@ pub(crate) fn rows(
                 row.executable = contents.blob(&entry.digest, 4).map(|bytes| is_program(&bytes));
             }
             parts.extend(configs);
-            row.parts = parts;
+            row.parts = parts.into_iter().collect();
             rows.push(row);
         }
     }
@@ -220,7 +218,7 @@ fn row(tree: &Tree, entry: &Entry, size: u64, volumes: Vec<u32>) -> Row {
         why: why(&entry.name),
         executable: None,
         findings: None,
-        parts: BTreeSet::new(),
+        parts: Vec::new(),
     }
 }
 
@@ -288,7 +286,7 @@ pub fn report_of_bundle(paths: &[PathBuf], format: Format, beside: &Beside) -> R
     let missing =
         || Error::not_a_volume(&first.path, "the list of what the bundle holds is in its first and its last volume");
     let Documents { plan, trees } = documents(&volumes)?.ok_or_else(missing)?;
-    let mut places: BTreeMap<Digest, (u64, BTreeSet<u32>)> = BTreeMap::new();
+    let mut places = Places::new();
     for (number, members) in (1_u32..).zip(&plan.volumes) {
         for member in members {
             let (digest, size) = match (member.what(), &member.part) {
@@ -296,7 +294,7 @@ pub fn report_of_bundle(paths: &[PathBuf], format: Format, beside: &Beside) -> R
                 (Some(What::Part(digest)), Some(part)) => (digest, part.size),
                 _ => continue,
             };
-            places.entry(digest).or_insert_with(|| (size, BTreeSet::new())).1.insert(number);
+            places.entry(digest).or_insert((size, Vec::new())).1.push(number);
         }
     }
     let rows = rows(&trees, &places, &Media::new(&volumes), beside);

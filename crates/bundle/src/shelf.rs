@@ -211,15 +211,6 @@ impl Shelf {
         Ok(entries)
     }
 
-    /// Repositories in the order of (kind, host, name) after `after`, at most `limit`.
-    pub fn repositories(&self, kind: Option<Kind>, after: Option<&Repository>, limit: u32) -> Vec<Repository> {
-        let mut sorted: Vec<&Repository> = self.trees.keys().collect();
-        sorted.sort_by_key(|repository| text_order(repository));
-        let wanted = sorted.into_iter().filter(|repository| kind.is_none_or(|kind| repository.kind == kind));
-        let rest = wanted.filter(|repository| after.is_none_or(|after| text_order(repository) > text_order(after)));
-        rest.take(limit as usize).cloned().collect()
-    }
-
     /// Names of repositories as they are shown that sort (bytewise) after `after`; at most `limit`, each once.
     pub fn repository_names(&self, kind: Kind, after: &str, limit: u32) -> Vec<String> {
         let named = self.trees.keys().filter(|repository| repository.kind == kind).map(ToString::to_string);
@@ -511,11 +502,6 @@ impl Shelf {
         let missing = || Error::Damaged { damage: vec![format!("`{name}` is in none of the volumes that are here")] };
         self.at_edges(read)?.into_iter().next().ok_or_else(missing)
     }
-}
-
-/// The order in which a store lists its repositories.
-fn text_order(repository: &Repository) -> (&str, &str, &str) {
-    (repository.kind.as_str(), &repository.host, &repository.name)
 }
 
 /// The plan, where this volume has it.

@@ -9,11 +9,11 @@ use http::{HeaderValue, Response};
 use crate::body::Body;
 use crate::refusal::Refusal;
 use crate::registry::Call;
-use crate::resolve::shown;
+use crate::registry::lists::readable;
 use crate::router::parameter;
 
 /// Lines that the page shows at most.
-const MOST: u32 = 1000;
+const MOST: usize = 1000;
 
 /// Lines of what a search found.
 const FOUND: u32 = 200;
@@ -160,9 +160,9 @@ async fn overview(call: &Call<'_>, text: &mut String) -> Result<(), Refusal> {
         text.push_str("</table>\n");
     }
     text.push_str("<h2>Images</h2>\n<table>\n");
-    let repositories = site.stock().repositories(Some(Kind::Image), None, MOST).await?;
-    for repository in repositories.iter().filter(|repository| call.may_read(repository)) {
-        let _ = writeln!(text, "<tr><td><code>{}</code></td></tr>", escape(&shown(repository)));
+    let (names, more) = readable(call, "", MOST).await?;
+    for name in names {
+        let _ = writeln!(text, "<tr><td><code>{}</code></td></tr>", escape(&name));
     }
     text.push_str("</table>\n<h2>Files</h2>\n<table>\n");
     for host in site.known().await?.files.iter().filter(|host| call.may_read(&Repository::files(host.as_str()))) {
@@ -170,7 +170,7 @@ async fn overview(call: &Call<'_>, text: &mut String) -> Result<(), Refusal> {
         let _ = writeln!(text, "<tr><td><a href=\"/files/{path}/\">{}</a></td></tr>", escape(host));
     }
     text.push_str("</table>\n");
-    if repositories.len() == MOST as usize {
+    if more {
         let _ = writeln!(text, "<p>And more: <a href=/v2/_catalog>all of them</a>.</p>");
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `/v2`: the OCI distribution API, version 1.1. Clauses are cited by the spec's own numbers (`end-2`).
 
-mod lists;
+pub(crate) mod lists;
 mod manifests;
 mod pull;
 mod uploads;

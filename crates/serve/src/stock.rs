@@ -79,18 +79,6 @@ impl Stock {
         }
     }
 
-    pub(crate) async fn repositories(
-        &self,
-        kind: Option<Kind>,
-        after: Option<&Repository>,
-        limit: u32,
-    ) -> Result<Vec<Repository>, Refusal> {
-        match self {
-            Self::Store(store) => Ok(store.repositories(kind, after, limit).await?),
-            Self::Shelf(shelf) => Ok(shelf.repositories(kind, after, limit)),
-        }
-    }
-
     pub(crate) async fn repository_names(&self, kind: Kind, after: &str, limit: u32) -> Result<Vec<String>, Refusal> {
         match self {
             Self::Store(store) => Ok(store.repository_names(kind, after, limit).await?),

@@ -1,5 +1,6 @@
 //! What goes: everything that a selection needs, whole, but for what the other side has.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use artifact::{Digest, Entry, Kind, Manifest, Repository, Selection, Wanted};
@@ -48,11 +49,11 @@ pub(super) async fn gather(store: &Store, selection: &Selection, leave: &Leave) 
             let names = want.names();
             let mut all = everything(store, |_| true).await?;
             all.retain(|wanted| names.contains(&*shown(wanted)));
-            all
+            Cow::Owned(all)
         }
-        (_, Selection::These(wanted)) => wanted.clone(),
-        (_, Selection::All) => everything(store, |_| true).await?,
-        (_, Selection::Gathered) => everything(store, Entry::is_gathered).await?,
+        (_, Selection::These(wanted)) => Cow::Borrowed(wanted.as_slice()),
+        (_, Selection::All) => Cow::Owned(everything(store, |_| true).await?),
+        (_, Selection::Gathered) => Cow::Owned(everything(store, Entry::is_gathered).await?),
     };
     let mut gathering = Gathering {
         store,
@@ -64,9 +65,10 @@ pub(super) async fn gather(store: &Store, selection: &Selection, leave: &Leave) 
         seen: HashSet::new(),
         manifests: HashMap::new(),
     };
-    for wanted in &wanted {
+    for wanted in wanted.iter() {
         gathering.want(wanted).await?;
     }
+    drop(wanted);
     let Gathering { mut missing, trees, blobs, manifests, assumes, .. } = gathering;
     if let Leave::AllBut(want) = leave {
         let carried: HashSet<Digest> = blobs.iter().map(|item| item.member.sha256).collect();

@@ -133,8 +133,8 @@ impl Findings {
     }
 
     /// Whether it is about something that consists of these.
-    pub fn is_of(&self, parts: &BTreeSet<Digest>) -> bool {
-        self.digests.iter().any(|digest| parts.contains(digest))
+    pub fn is_of(&self, parts: &[Digest]) -> bool {
+        parts.iter().any(|digest| self.digests.contains(digest))
     }
 
     /// Its findings, counted together with others of the same thing: two scanners find the same.
@@ -174,9 +174,9 @@ mod tests {
         );
         let trivy = Findings::read(trivy.as_bytes(), "t").unwrap();
         let grype = Findings::read(grype.as_bytes(), "g").unwrap();
-        let parts = BTreeSet::from([digest]);
-        assert!(trivy.is_of(&parts) && grype.is_of(&parts) && trivy.is_of(&BTreeSet::from([Digest::of(b"index")])));
-        assert!(!trivy.is_of(&BTreeSet::new()));
+        let parts = [digest];
+        assert!(trivy.is_of(&parts) && grype.is_of(&parts) && trivy.is_of(&[Digest::of(b"index")]));
+        assert!(!trivy.is_of(&[]));
         assert_eq!(Findings::counts([&trivy, &grype].into_iter()), Counts { critical: 1, high: 1, medium: 0, low: 2 });
         assert_eq!((trivy.name.as_str(), grype.name.as_str()), ("nginx:1", "nginx:1"));
         for bad in ["", "{}", "[]", r#"{"matches":5}"#, r#"{"ArtifactName":""}"#] {

@@ -65,7 +65,7 @@ fn generate(folder: &Path, count: usize, limit: Option<u64>) -> Vec<PathBuf> {
     }
     let key = SecretKey::from_seed(&[1; 32]).unwrap();
     let cargo = Cargo { trees: heads, documents, blobs, assumes: Vec::new(), limit, suffix: ".tar", key: &key };
-    let layout = plan::lay(&cargo, |_, _, _| panic!("nothing is cut")).unwrap();
+    let layout = plan::lay(cargo, |_, _, _| panic!("nothing is cut")).unwrap();
     let paths = layout.volumes.iter().map(|volume| {
         let path = folder.join(&volume.name);
         write(volume, &path);

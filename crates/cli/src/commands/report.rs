@@ -1,6 +1,5 @@
 //! `naru report`: what is on the medium, or will be, for whoever must approve it.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -135,7 +134,7 @@ fn rows(lock: &Lock) -> Vec<Row> {
         why: bundle::why(&file.path),
         executable: None,
         findings: None,
-        parts: BTreeSet::from([file.digest]),
+        parts: vec![file.digest],
     });
     let local = lock.local.iter().map(|file| Row {
         kind: Kind::File,
@@ -152,7 +151,7 @@ fn rows(lock: &Lock) -> Vec<Row> {
         why: bundle::why(&file.path),
         executable: None,
         findings: None,
-        parts: BTreeSet::from([file.digest]),
+        parts: vec![file.digest],
     });
     images.chain(files).chain(local).collect()
 }

@@ -60,10 +60,20 @@ pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Bod
         return Err(Gate::refuse(call.headers, call.peer, Some("registry:catalog:*")));
     }
     let most = page.n.unwrap_or(MOST).min(MOST) as usize;
+    let (names, more) = readable(call, &page.last, most).await?;
+    let next = names.last().filter(|_| more).cloned();
+    let mut response = document(json!({ "repositories": names }).to_string());
+    link(&mut response, call, "/v2/_catalog", most, next.as_deref());
+    Ok(response)
+}
+
+/// The names of so many image repositories behind `after` that the caller may read, and whether there are more.
+pub(crate) async fn readable(call: &Call<'_>, after: &str, most: usize) -> Result<(Vec<String>, bool), Refusal> {
+    let settings = call.site.settings().clone();
     // Of those that are asked for, few may be readable.
-    let batch = page.n.unwrap_or(MOST).clamp(1000, MOST) + 1;
+    let batch = u32::try_from(most).unwrap_or(MOST).clamp(1000, MOST) + 1;
     let mut names = Vec::new();
-    let mut after = page.last.clone();
+    let mut after = after.to_owned();
     // One more than asked for tells whether there is another page.
     while names.len() <= most {
         let next = call.site.stock().repository_names(Kind::Image, &after, batch).await?;
@@ -77,10 +87,7 @@ pub(crate) async fn catalog(call: &Call<'_>, page: &Page) -> Result<Response<Bod
     }
     let more = names.len() > most;
     names.truncate(most);
-    let next = names.last().filter(|_| more).cloned();
-    let mut response = document(json!({ "repositories": names }).to_string());
-    link(&mut response, call, "/v2/_catalog", most, next.as_deref());
-    Ok(response)
+    Ok((names, more))
 }
 
 /// The next page of names, where there is one.

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::future::pending;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use artifact::{Algorithm, Digest, Repository};
@@ -36,8 +37,12 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const MOST: usize = 1024;
 /// A session that nobody has asked about for so many seconds is dropped with its bytes.
 const IDLE: i64 = 24 * 60 * 60;
-/// Bytes of a body that are written at once, while as many more may come; and pieces of it, which may be tiny.
-const TOGETHER: usize = 128 * 1024;
+/// Bytes of bodies that are written at once, while as many more may come: what all uploads may take together, and the
+/// least and the most of one. To wake a thread costs as much as to hash some kilobytes.
+const TOGETHER: usize = 8 * 1024 * 1024;
+const LEAST_TOGETHER: usize = 64 * 1024;
+const MOST_TOGETHER: usize = 512 * 1024;
+/// Pieces of a body that are written at once, which may be tiny.
 const PIECES: usize = 256;
 /// Repositories that are asked for a blob that is mounted from nowhere in particular.
 const SOURCES: u32 = 100;
@@ -46,6 +51,8 @@ const SOURCES: u32 = 100;
 #[derive(Default)]
 pub(crate) struct Uploads {
     sessions: Mutex<HashMap<String, Arc<Session>>>,
+    /// Bodies that are being received.
+    receiving: AtomicUsize,
 }
 
 struct Session {
@@ -103,6 +110,27 @@ impl Uploads {
 
     fn remove(&self, id: &str) {
         self.sessions().remove(id);
+    }
+}
+
+/// One of those that are being received.
+struct Receiving<'a>(&'a AtomicUsize);
+
+impl<'a> Receiving<'a> {
+    fn begin(uploads: &'a Uploads) -> Self {
+        uploads.receiving.fetch_add(1, Ordering::Relaxed);
+        Self(&uploads.receiving)
+    }
+
+    /// Bytes of its body that may be written at once.
+    fn share(&self) -> usize {
+        (TOGETHER / self.0.load(Ordering::Relaxed).max(1)).clamp(LEAST_TOGETHER, MOST_TOGETHER)
+    }
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -292,9 +320,10 @@ async fn receive(
     // A thread is busy only while there is something to write: threads are few, and clients that send slowly may be many.
     // It is woken for much at once, or when nothing more has come yet.
     let mut guard = Some(guard);
+    let receiving = Receiving::begin(&call.site.uploads);
     let (mut writing, mut waiting, mut ended) = (None, Waiting::default(), None);
     loop {
-        while ended.is_none() && waiting.has_room() {
+        while ended.is_none() && waiting.has_room(&receiving) {
             let Some(frame) = body.frame().now_or_never() else { break };
             ended = waiting.take(call, frame);
         }
@@ -316,7 +345,7 @@ async fn receive(
                 writing = None;
                 guard = Some(written.map_err(Refusal::inside)??);
             }
-            frame = body.frame(), if ended.is_none() && waiting.has_room() => ended = waiting.take(call, frame),
+            frame = body.frame(), if ended.is_none() && waiting.has_room(&receiving) => ended = waiting.take(call, frame),
         }
     }
     match ended {
@@ -333,8 +362,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn has_room(&self) -> bool {
-        self.size < TOGETHER && self.pieces.len() < PIECES
+    fn has_room(&self, receiving: &Receiving<'_>) -> bool {
+        self.size < receiving.share() && self.pieces.len() < PIECES
     }
 
     /// Takes what came next. At the body's end it answers how that was.

@@ -1,8 +1,14 @@
 //! What is beside the registry and the files.
 
-use serve::Config;
+use std::collections::HashSet;
 
-use crate::support::{Site, header, on_loopback};
+use artifact::{Digest, Repository, media_type};
+use bytes::Bytes;
+use reqwest::Method;
+use serve::{Anonymous, Config};
+use store::Change;
+
+use crate::support::{Site, entry, header, on_loopback};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page() {
@@ -19,6 +25,36 @@ async fn the_page() {
     assert!(found.contains("/files/dl.k8s.io/release/kubeadm"), "{found}");
     let hostile = site.get("/?q=%3Cscript%3E").await.text().await.unwrap();
     assert!(!hostile.contains("<script>"), "{hostile}");
+}
+
+/// zot #2946: an empty page over 94 repositories with 2 300 images; and what may be read stands behind a thousand that may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_many() {
+    let anonymous = Anonymous::Matching(vec!["open/**".to_owned()]);
+    let site = Site::with(Config { anonymous, ..on_loopback() }).await;
+    let bytes = Bytes::from_static(br#"{"schemaVersion":2,"layers":[]}"#);
+    let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+    let mut change = Change::new();
+    for number in 0..1000 {
+        let closed = Repository::image("", format!("closed/{number}"));
+        change.manifest(&closed, &digest, bytes.clone(), media_type::OCI_MANIFEST, HashSet::new());
+        change.entry(&closed, entry("1", digest, size));
+    }
+    for number in 0..94 {
+        let open = Repository::image("", format!("open/{number}"));
+        change.manifest(&open, &digest, bytes.clone(), media_type::OCI_MANIFEST, HashSet::new());
+        for tag in 0..25 {
+            change.entry(&open, entry(&tag.to_string(), digest, size));
+        }
+    }
+    site.store.apply(change).await.unwrap();
+    let page = site.get("/").await.text().await.unwrap();
+    assert_eq!(page.matches("<code>open/").count(), 94, "{page}");
+    assert!(!page.contains("closed/") && !page.contains("/v2/_catalog"), "{page}");
+    let all = site.admin(Method::GET, "/").send().await.unwrap().text().await.unwrap();
+    assert!(all.contains("1094 repositories, 3350 entries"), "{all}");
+    assert_eq!(all.matches("<code>closed/").count(), 1000, "{all}");
+    assert!(all.contains("/v2/_catalog"), "the rest");
 }
 
 #[tokio::test(flavor = "multi_thread")]
