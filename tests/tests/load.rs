@@ -1,5 +1,5 @@
-//! A thousand who pull and fifty who push, while the server is killed, its disk is full for a while, and clients hang up
-//! in the middle: what was acknowledged is there at the end, and memory is bounded.
+//! A thousand who pull and fifty who push, while the server is killed, its disk is full for a while or fails to sync, and
+//! clients hang up in the middle: what was acknowledged is there at the end, and memory is bounded.
 //!
 //! `NARU_LOAD_SECONDS` says how long (20), `NARU_SEED` at which instants; `make soak` gives others.
 
@@ -7,6 +7,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, sleep};
@@ -14,7 +15,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use journeys::http::Answer;
-use journeys::{Folder, Naru, Need, Random, Serving, Wire, digest_of, free_port, journey, run};
+use journeys::{
+    Daemon, Folder, Naru, Need, Random, Serving, Wire, digest_of, find, free_port, http, journey, run, wait_until,
+};
+use rustix::process::Signal;
 use serde_json::json;
 
 const PULLERS: u64 = 1000;
@@ -44,6 +48,9 @@ struct Load {
     pulled: AtomicU64,
     refused: AtomicU64,
     cut: AtomicU64,
+    /// The disk fails to sync: who pushes is told that something is wrong with the server.
+    fails: AtomicBool,
+    failed: AtomicU64,
     /// The first that was wrong: bytes that are others, or an answer that may not be.
     wrong: Mutex<Option<String>>,
 }
@@ -105,6 +112,11 @@ fn done(load: &Load, answer: &Answer, expected: u16, what: &str) -> Result<bool>
         // Full; or the upload was given up for that.
         507 | 404 if answer.status == 507 || answer.text().contains("BLOB_UPLOAD_UNKNOWN") => {
             load.refused.fetch_add(1, Ordering::Relaxed);
+            sleep(Duration::from_millis(100));
+            Ok(false)
+        }
+        500 | 503 if load.fails.load(Ordering::Acquire) => {
+            load.failed.fetch_add(1, Ordering::Relaxed);
             sleep(Duration::from_millis(100));
             Ok(false)
         }
@@ -223,30 +235,70 @@ fn fill(load: &Load, store: &Path, within: Duration) -> Result<()> {
     Ok(std::fs::remove_file(&path)?)
 }
 
-/// Kills the server and begins it again, and fills its disk, at instants that the seed says. How often it was killed, and
-/// the most memory that it ever had.
-fn faults(naru: &Naru, load: &Load, mut serving: Serving, seconds: u64, random: &mut Random) -> Result<(u64, u64)> {
-    let (mut kills, mut fills, mut peak) = (0, 0, 0);
+/// Makes one sync of each of the server's threads fail, until who pushes was told so: from then on the server writes
+/// nothing, and goes on answering.
+fn fail_to_sync(load: &Load, serving: &Serving, log: &Path) -> Result<()> {
+    load.fails.store(true, Ordering::Release);
+    let failed = || load.failed.load(Ordering::Relaxed);
+    let before = failed();
+    let mut strace = Command::new(find("strace").context("strace is not here")?);
+    strace.args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=1", "-o"]);
+    strace.arg(log).arg("-p").arg(serving.daemon.id().to_string());
+    let mut strace = Daemon::start(&mut strace, &log.with_extension("said"))?;
+    let stopped = "naru_store_stopped 1";
+    let is_stopped = || Ok(http::get(&serving.url("/metrics"))?.text().contains(stopped).then_some(()));
+    wait_until("a sync that fails", is_stopped).with_context(|| strace.said())?;
+    // Not by force: it would take the server with it.
+    strace.signal(Signal::INT)?;
+    strace.wait()?;
+    wait_until("somebody to be told", || Ok((failed() > before).then_some(())))?;
+    let pulled = || load.pulled.load(Ordering::Relaxed);
+    let pulled_before = pulled();
+    wait_until("pulls meanwhile", || Ok((pulled() > pulled_before + 100).then_some(())))
+}
+
+/// How often it was killed, how often its disk failed to sync, and the most memory that the server ever had.
+struct Suffered {
+    kills: u64,
+    failures: u64,
+    peak: u64,
+}
+
+/// Kills the server and begins it again, fills its disk, and makes that fail, at instants that the seed says.
+fn faults(naru: &Naru, load: &Load, mut serving: Serving, seconds: u64, random: &mut Random) -> Result<Suffered> {
+    let mut suffered = Suffered { kills: 0, failures: 0, peak: 0 };
     let end = Instant::now() + Duration::from_secs(seconds);
-    while Instant::now() < end {
-        sleep(Duration::from_millis(1000 + random.below(3000)));
-        if fills * 2 <= kills {
-            fills += 1;
-            fill(load, naru.store(), Duration::from_millis(500 + random.below(1000)))?;
-            continue;
+    for turn in 0.. {
+        if Instant::now() >= end {
+            break;
         }
-        peak = peak.max(serving.daemon.memory("VmHWM")?);
+        sleep(Duration::from_millis(1000 + random.below(3000)));
+        // By now nobody has an answer in hand of the server whose disk failed.
+        load.fails.store(false, Ordering::Release);
+        suffered.peak = suffered.peak.max(serving.daemon.memory("VmHWM")?);
+        match turn % 4 {
+            0 => {
+                fill(load, naru.store(), Duration::from_millis(500 + random.below(1000)))?;
+                continue;
+            }
+            2 => {
+                fail_to_sync(load, &serving, &naru.folder().join("strace.log"))?;
+                suffered.failures += 1;
+            }
+            _ => {}
+        }
         serving.daemon.kill()?;
-        kills += 1;
+        suffered.kills += 1;
         serving = naru.serve_at(&load.address, &[])?;
     }
-    peak = peak.max(serving.daemon.memory("VmHWM")?);
-    Ok((kills, peak))
+    suffered.peak = suffered.peak.max(serving.daemon.memory("VmHWM")?);
+    Ok(suffered)
 }
 
 #[test]
 fn what_was_acknowledged_under_load_is_there() {
-    journey("what_was_acknowledged_under_load_is_there", &[Need::Root], |folder: &Folder| {
+    let needs = [Need::Root, Need::Program("strace")];
+    journey("what_was_acknowledged_under_load_is_there", &needs, |folder: &Folder| {
         let seconds = given("NARU_LOAD_SECONDS").unwrap_or(20);
         let mut random = Random::new(given("NARU_SEED").unwrap_or(20_241_121));
         let naru = Naru::new(folder, "naru")?;
@@ -265,9 +317,11 @@ fn what_was_acknowledged_under_load_is_there() {
             pulled: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             cut: AtomicU64::new(0),
+            fails: AtomicBool::new(false),
+            failed: AtomicU64::new(0),
             wrong: Mutex::default(),
         };
-        let (kills, peak) = std::thread::scope(|scope| -> Result<(u64, u64)> {
+        let Suffered { kills, failures, peak } = std::thread::scope(|scope| -> Result<Suffered> {
             let load = &load;
             for number in 0..PUSHERS {
                 let mut random = Random::new(random.number());
@@ -301,7 +355,8 @@ fn what_was_acknowledged_under_load_is_there() {
         })?;
         let images = load.images();
         eprintln!(
-            "{} images acknowledged, {} pulls, {} refused for want of room, {} cut off, {kills} kills, at most {} MiB",
+            "{} images acknowledged, {} pulls, {} refused for want of room, {} cut off, {kills} kills, {failures} failing \
+             disks, at most {} MiB",
             images.len(),
             load.pulled.load(Ordering::Relaxed),
             load.refused.load(Ordering::Relaxed),
@@ -310,7 +365,7 @@ fn what_was_acknowledged_under_load_is_there() {
         );
         let wrong = load.wrong.lock().unwrap_or_else(PoisonError::into_inner).take();
         ensure!(wrong.is_none(), "{}", wrong.unwrap_or_default());
-        ensure!(kills > 0 && images.len() > 20, "there was hardly any load");
+        ensure!(kills > 0 && failures > 0 && images.len() > 20, "there was hardly any load");
         ensure!(load.refused.load(Ordering::Relaxed) > 0, "the disk was never full");
         let allowed = 64 * MIB + (PULLERS + PUSHERS) * MIB / 10;
         ensure!(peak < allowed, "{} MiB, and {} are allowed", peak / MIB, allowed / MIB);

@@ -258,7 +258,7 @@ async fn own(call: Call<'_>, action: Action, body: Arriving) -> Result<Response<
             // Whoever pushes bytes would read from the totals whether another repository has them.
             let sees_all = call.caller.may_read_everything(&call.site.settings());
             let usage = if sees_all { Some(call.site.stock().usage().await?) } else { None };
-            let mut response = text(call.site.metrics.render(usage.as_ref()));
+            let mut response = text(call.site.metrics.render(call.site.store().has_stopped(), usage.as_ref()));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
             Ok(response)
         }

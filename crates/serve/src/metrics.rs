@@ -182,7 +182,7 @@ impl Metrics {
     }
 
     /// Prometheus' text format, version 0.0.4.
-    pub(crate) fn render(&self, usage: Option<&Usage>) -> String {
+    pub(crate) fn render(&self, has_stopped: bool, usage: Option<&Usage>) -> String {
         let mut text = String::new();
         let mut family = |name: &str, kind: &str, help: &str, values: &[(String, u64)]| {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -237,6 +237,8 @@ impl Metrics {
             "Lines that the access log could not take.",
             &one(&self.log_dropped),
         );
+        let stopped = value(i64::from(has_stopped));
+        family("naru_store_stopped", "gauge", "1 once its disk failed to sync: nothing more is written.", &stopped);
         if let Some(usage) = usage {
             family("naru_store_repositories", "gauge", "Repositories.", &value(usage.repositories));
             family("naru_store_entries", "gauge", "Entries.", &value(usage.entries));
@@ -259,11 +261,12 @@ mod tests {
         metrics.request(Route::Other, 599);
         metrics.request(Route::Other, 999);
         metrics.sent(7);
-        let text = metrics.render(Some(&Usage { bytes: 9, ..Usage::default() }));
+        let text = metrics.render(false, Some(&Usage { bytes: 9, ..Usage::default() }));
         assert!(text.contains("naru_http_requests_total{route=\"manifest\",status=\"200\"} 1\n"), "{text}");
         assert!(text.contains("naru_http_requests_total{route=\"other\",status=\"599\"} 2\n"));
         assert!(text.contains("\nnaru_http_sent_bytes_total 7\n") && text.contains("\nnaru_store_bytes 9\n"));
         assert!(text.contains("naru_proxy_requests_total{result=\"stale\"} 0\n"), "{text}");
+        assert!(text.contains("\nnaru_store_stopped 0\n"), "{text}");
         assert!(Proxied::ALL.iter().enumerate().all(|(index, (what, _))| *what as usize == index));
         assert!(Route::ALL.iter().enumerate().all(|(index, route)| *route as usize == index));
     }

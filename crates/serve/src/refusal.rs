@@ -153,6 +153,12 @@ impl From<store::Error> for Refusal {
                 refusal.inside = Some(error.into());
                 refusal
             }
+            store::Error::Stopped { .. } => {
+                let message = "the store takes nothing more, since its disk failed to keep what was written";
+                let mut refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message);
+                refusal.inside = Some(error.into());
+                refusal
+            }
             _ => Self::inside(error),
         }
     }

@@ -181,6 +181,11 @@ impl Store {
         }
     }
 
+    /// Whether an fsync has failed since it was opened: it reads, and writes no more.
+    pub fn has_stopped(&self) -> bool {
+        self.inner.stopped.get().is_some()
+    }
+
     /// A failed fsync is never retried: the kernel may have dropped the pages and marked them clean.
     fn stop(&self, error: &Error) {
         let _ = self.inner.stopped.set(error.to_string());
