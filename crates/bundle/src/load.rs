@@ -194,14 +194,16 @@ impl Loading<'_> {
     async fn run(&self, volumes: Arc<Vec<Volume>>, loaded: &mut Loaded) -> Result<()> {
         let read = Arc::clone(&volumes);
         let documents = tokio::task::spawn_blocking(move || documents(&read)).await??;
-        let remembered = match &documents {
-            Some(Documents { plan, trees }) => {
-                self.remember(plan, trees).await?;
+        let remembered = match documents {
+            Some(Documents { mut plan, trees }) => {
+                self.remember(&plan, &trees).await?;
+                // They are as long as all that is carried; who needs them asks again.
+                plan.volumes = Vec::new();
                 if let Some(volume) = volumes.first() {
                     let signer = volume.key.to_line();
                     self.store.document_once(&self.document("signer"), signer.as_bytes()).await?;
                 }
-                documents
+                Some(Documents { plan, trees })
             }
             None => self.recall().await?,
         };
@@ -402,7 +404,7 @@ impl Loading<'_> {
 /// A local image and a mirrored one of the same path: who names no host means one of them.
 pub(crate) async fn say_what_shares_a_path(store: &Store, applied: &Applied, progress: &dyn Progress) -> Result<()> {
     let new: BTreeSet<&Repository> =
-        applied.replaced.iter().filter(|change| change.old.is_none()).map(|change| &change.repository).collect();
+        applied.replaced.iter().filter(|change| change.old.is_none()).map(|change| &*change.repository).collect();
     for repository in new.into_iter().filter(|repository| repository.kind == Kind::Image) {
         let others = match repository.host.as_str() {
             "" => store.hosts(Kind::Image).await?,

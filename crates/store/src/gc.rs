@@ -215,7 +215,7 @@ impl Store {
             return Ok(());
         }
         let applied = self.apply(ending(&expired, sweep.by)).await?;
-        let ended: HashSet<_> = applied.replaced.iter().map(|gone| (&gone.repository, &gone.name)).collect();
+        let ended: HashSet<_> = applied.replaced.iter().map(|gone| (&*gone.repository, &gone.name)).collect();
         let ended = |one: &Expired| ended.contains(&(&one.repository, &one.name));
         let gone: Vec<Gone> = expired.iter().filter(|one| ended(one)).map(gone).collect();
         swept.count(&gone);

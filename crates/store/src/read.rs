@@ -1,6 +1,7 @@
 //! What a store can be asked.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use artifact::{Digest, Entry, Repository, Trust};
 use bytes::Bytes;
@@ -442,7 +443,7 @@ impl Store {
         }
         let digest = |text: Option<String>| Some(serde_json::from_str::<Entry>(&text?).ok()?.digest);
         let changes = found.into_iter().filter_map(|(kind, host, repository, name, old, new)| {
-            let repository = repository_of(&kind, host, repository)?;
+            let repository = Arc::new(repository_of(&kind, host, repository)?);
             Some(Replaced { repository, name, old: digest(old), new: digest(new) })
         });
         Ok(changes.collect())

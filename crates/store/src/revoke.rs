@@ -1,34 +1,39 @@
 //! Grants that end: what a repository shall show no longer. The bytes stay until nothing needs them any more.
 
+use std::sync::Arc;
+
 use artifact::{Digest, Repository};
 
-use crate::change::{Logged, Writing};
+use crate::change::Writing;
 use crate::{Change, Error, Result};
 
 impl Change {
     /// Insists that this repository shows a blob when the change is made: whoever looked before may have been too early.
     pub fn require_blob(&mut self, repository: &Repository, digest: &Digest) -> &mut Self {
-        self.required.push((repository.clone(), *digest));
+        let repository = self.whose(repository);
+        self.required.push((repository, *digest));
         self
     }
 
     /// Ends a repository's right to show a blob. Refused ([`Error::Needed`]) while a manifest that it shows names it; of
     /// one that it does not show it is [`Error::Missing`].
     pub fn revoke_blob(&mut self, repository: &Repository, digest: &Digest) -> &mut Self {
-        self.revoked_blobs.push((repository.clone(), *digest));
+        let repository = self.whose(repository);
+        self.revoked_blobs.push((repository, *digest));
         self
     }
 
     /// Ends a repository's right to show a manifest, and removes its entries that name it. Of one that it does not show
     /// it is [`Error::Missing`].
     pub fn revoke_manifest(&mut self, repository: &Repository, digest: &Digest) -> &mut Self {
-        self.revoked_manifests.push((repository.clone(), *digest));
+        let repository = self.whose(repository);
+        self.revoked_manifests.push((repository, *digest));
         self
     }
 }
 
 impl Writing<'_> {
-    pub(crate) async fn require(&mut self, blobs: &[(Repository, Digest)]) -> Result<()> {
+    pub(crate) async fn require(&mut self, blobs: &[(Arc<Repository>, Digest)]) -> Result<()> {
         for (repository, digest) in blobs {
             let id = self.repository(repository).await?;
             let granted =
@@ -39,7 +44,7 @@ impl Writing<'_> {
                 .fetch_optional(&mut *self.db)
                 .await
                 .map_err(|source| self.error(source))?;
-            granted.ok_or_else(|| Error::Missing { repository: repository.clone(), digest: *digest })?;
+            granted.ok_or_else(|| Error::Missing { repository: Repository::clone(repository), digest: *digest })?;
         }
         Ok(())
     }
@@ -61,12 +66,7 @@ impl Writing<'_> {
         self.revoke("DELETE FROM repository_blob WHERE repository = $1 AND digest = $2", id, repository, digest).await
     }
 
-    pub(crate) async fn revoke_manifest(
-        &mut self,
-        repository: &Repository,
-        digest: &Digest,
-        log: &mut Vec<Logged>,
-    ) -> Result<()> {
+    pub(crate) async fn revoke_manifest(&mut self, repository: &Arc<Repository>, digest: &Digest) -> Result<()> {
         let id = self.repository(repository).await?;
         let names: Vec<String> = sqlx::query_scalar("SELECT name FROM entry WHERE digest = $1 AND repository = $2")
             .bind(digest.as_bytes())
@@ -75,7 +75,7 @@ impl Writing<'_> {
             .await
             .map_err(|source| self.error(source))?;
         for name in names {
-            self.remove(repository, &name, log).await?;
+            self.remove(repository, &name).await?;
         }
         self.revoke("DELETE FROM repository_manifest WHERE repository = $1 AND digest = $2", id, repository, digest)
             .await

@@ -30,18 +30,19 @@ impl Loading<'_> {
         wanted: &(dyn Fn(&Digest) -> bool + Sync),
         loaded: &mut Loaded,
     ) -> Result<()> {
-        let mut plain: Vec<(usize, Member)> = Vec::new();
+        // Of a million members, where each stands is enough.
+        let mut plain: Vec<Spot> = Vec::new();
         let mut cut: BTreeMap<Digest, Vec<(usize, Member, Part)>> = BTreeMap::new();
         let (mut seen, mut here) = (HashSet::new(), Vec::new());
         for (number, volume) in volumes.iter().enumerate() {
-            for member in &volume.head.members {
+            for (index, member) in volume.head.members.iter().enumerate() {
                 match (member.what(), &member.part) {
                     (Some(What::Blob(digest) | What::Part(digest)), _) if !wanted(&digest) => {}
                     (Some(What::Blob(digest)), _) if seen.insert(digest) => {
                         if self.store.blob(&digest).await?.is_some() {
                             here.push(digest);
                         } else {
-                            plain.push((number, member.clone()));
+                            plain.push(Spot { volume: number, index });
                         }
                     }
                     (Some(What::Part(digest)), Some(part)) => {
@@ -70,9 +71,9 @@ impl Loading<'_> {
         loaded.present += here.len() as u64;
         self.store.renew(here).await?;
         // The largest first: the last to finish should be a small one.
-        plain.sort_by_key(|(_, member)| std::cmp::Reverse(member.size));
-        work.extend(plain.into_iter().map(|(number, member)| Work::Plain(number, member)));
-        let total = work.iter().map(Work::size).sum::<u64>();
+        plain.sort_by_key(|spot| std::cmp::Reverse(spot.size(volumes)));
+        work.extend(plain.into_iter().map(Work::Plain));
+        let total = work.iter().map(|work| work.size(volumes)).sum::<u64>();
         let free = self.store.free_space()?;
         if total > free {
             return Err(Error::NoSpace { path: self.store.folder().to_owned(), needed: total, free });
@@ -136,9 +137,26 @@ impl Loading<'_> {
     }
 }
 
+/// Where a member stands: in which volume, and where in its list.
+#[derive(Clone, Copy)]
+struct Spot {
+    volume: usize,
+    index: usize,
+}
+
+impl Spot {
+    fn member(self, volumes: &[Volume]) -> Option<&Member> {
+        volumes.get(self.volume)?.head.members.get(self.index)
+    }
+
+    fn size(self, volumes: &[Volume]) -> u64 {
+        self.member(volumes).map_or(0, |member| member.size)
+    }
+}
+
 /// One thing for a worker to bring.
 enum Work {
-    Plain(usize, Member),
+    Plain(Spot),
     /// Pieces of a blob of `size` bytes to bring, and those that are on disk.
     Cut {
         digest: Digest,
@@ -149,9 +167,9 @@ enum Work {
 }
 
 impl Work {
-    fn size(&self) -> u64 {
+    fn size(&self, volumes: &[Volume]) -> u64 {
         match self {
-            Self::Plain(_, member) => member.size,
+            Self::Plain(spot) => spot.size(volumes),
             Self::Cut { pieces, .. } => pieces.iter().map(|(_, member, _)| member.size).sum(),
         }
     }
@@ -160,10 +178,11 @@ impl Work {
 /// Brings one blob, or what pieces there are of one. A damaged member is an answer; only our own disk is an error.
 fn bring(store: &Store, volumes: &[Volume], work: &Work, progress: &dyn Progress) -> Result<Vec<Brought>> {
     match work {
-        Work::Plain(number, member) => {
+        Work::Plain(spot) => {
+            let Some(member) = spot.member(volumes) else { return Ok(Vec::new()) };
             let Some(What::Blob(digest)) = member.what() else { return Ok(Vec::new()) };
             let mut blob = None;
-            let damage = from_a_copy(volumes, *number, member, progress, |volume, member| {
+            let damage = from_a_copy(volumes, spot.volume, member, progress, |volume, member| {
                 let mut writer = store.writer(Some(&digest))?;
                 let is_right = volume.stream(member, |_, bytes| {
                     progress.advance(bytes.len() as u64);

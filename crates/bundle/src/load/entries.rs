@@ -41,12 +41,14 @@ impl Loading<'_> {
         // An entry of a clock that was far ahead would keep every later one out.
         let (now, mut ahead) = (self.store.now(), 0_u64);
         let latest = now.saturating_add(DAY);
-        for tree in &trees {
-            let names = tree.entries.values().map(|entry| entry.name.clone());
+        for mut tree in trees {
+            // There may be a million: each goes on to where it belongs.
+            let named = std::mem::take(&mut tree.entries);
+            let names = named.keys().cloned();
             loaded.names.get_or_insert_default().entry(tree.repository.clone()).or_default().extend(names);
-            let graph = self.manifests(volumes, tree).await?;
-            for entry in tree.entries.values() {
-                let (needed, holes) = self.holes(tree, &graph, &entry.digest).await?;
+            let graph = self.manifests(volumes, &tree).await?;
+            for mut entry in named.into_values() {
+                let (needed, holes) = self.holes(&tree, &graph, &entry.digest).await?;
                 let shown = shown(&tree.repository, &entry.name);
                 if holes.is_empty() {
                     loaded.entries += 1;
@@ -61,7 +63,6 @@ impl Loading<'_> {
                     for blob in needed {
                         visible.grant_blob(&tree.repository, &blob);
                     }
-                    let mut entry = entry.clone();
                     if entry.seen > latest {
                         ahead += 1;
                         entry.seen = now;
@@ -102,6 +103,8 @@ impl Loading<'_> {
             self.store.set_document(&format!("loaded/{}", self.id.hex()), Some(b"")).await?;
             return self.set_pending(None).await;
         }
+        // What lies in which volume is only asked now.
+        let plan = self.recall().await?.map_or(plan, |remembered| remembered.plan);
         // Blobs were hashed when they were brought; a manifest that a volume has and nobody could read is damaged.
         for volume in volumes.iter() {
             let lacking = |member: &&Member| match member.what() {

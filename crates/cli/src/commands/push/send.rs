@@ -155,7 +155,12 @@ impl Sending {
         } else if let Some(digest) = self.put(&item.to, &gathered, &item.name).await? {
             if item.standing != Some(digest) {
                 let Item { to, name, standing, .. } = item;
-                let change = Replaced { repository: to.clone(), name: name.clone(), old: *standing, new: Some(digest) };
+                let change = Replaced {
+                    repository: Arc::new(to.clone()),
+                    name: name.clone(),
+                    old: *standing,
+                    new: Some(digest),
+                };
                 replaced(&change, &self.voice)?;
             }
         }
