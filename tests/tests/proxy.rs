@@ -100,20 +100,29 @@ fn one_fetch_streams_to_all_who_ask() {
     journey("one_fetch_streams_to_all_who_ask", NEEDS, |folder| {
         let registry = Registry::start(folder, "one")?;
         let (image, layer) = heavy(folder, 8, 1)?;
-        registry.push("library/app", "1", &image)?;
+        for name in ["library/app", "library/twin"] {
+            registry.push(name, "1", &image)?;
+        }
         let (gate, blob) = (Gate::default(), layer.clone());
         let held = gate.clone();
         let faulty = Faulty::before(&registry.host(), move |request| {
-            if request.path.contains(&blob) { Fault::Held(2 * MIB, held.clone()) } else { Fault::None }
+            if request.method == "GET" && request.path.contains(&blob) {
+                Fault::Held(2 * MIB, held.clone())
+            } else {
+                Fault::None
+            }
         })?;
         let host = faulty.host();
         let (naru, serving) = side(folder, "site", &format!("upstreams:\n  '{host}': {{ proxy: on-miss }}\n"))?;
-        let base = format!("/v2/{host}/library/app");
-        ensure!(http::get(&serving.url(&format!("{base}/manifests/1")))?.status == 200, "the manifest");
+        let base = |name: &str| format!("/v2/{host}/library/{name}");
+        for name in ["app", "twin"] {
+            ensure!(http::get(&serving.url(&format!("{}/manifests/1", base(name))))?.status == 200, "the manifest");
+        }
 
-        // All have the first bytes while the upstream still holds the last ones back.
-        let url = serving.url(&format!("{base}/blobs/{layer}"));
+        // All have the first bytes while the upstream still holds the last ones back; who asks another repository of it, too.
         let begin = |number: usize| -> Result<_> {
+            let name = if number % 3 == 2 { "twin" } else { "app" };
+            let url = serving.url(&format!("{}/blobs/{layer}", base(name)));
             let file = folder.join(format!("got-{number}"));
             let mut curl = Command::new(find("curl").context("curl is not here")?);
             curl.args(["--silent", "--show-error", "--fail", "--noproxy", "*", "--no-buffer", "--output"]);
@@ -137,8 +146,10 @@ fn one_fetch_streams_to_all_who_ask() {
         }
         let asked = asks(&faulty.seen(), "GET", &layer);
         ensure!(asked == 1, "the upstream was asked {asked} times");
-        serving.holds(&format!("{host}/library/app"), &image)?;
-        kept(&naru, &format!("{host}/library/app:1"))?;
+        for name in ["library/app", "library/twin"] {
+            serving.holds(&format!("{host}/{name}"), &image)?;
+            kept(&naru, &format!("{host}/{name}:1"))?;
+        }
         // Another repository of that upstream has the same layer: it need not come again.
         registry.push("library/other", "1", &image)?;
         ensure!(serving.digest_of(&format!("{host}/library/other"), "1")? == image.digest(), "the other's tag");

@@ -115,13 +115,18 @@ pub(crate) fn upstreams(store: &Path, environment: &Environment) -> anyhow::Resu
 
 /// Keeps a copy of the catalog, once a day when something has changed.
 async fn keep_copies(store: Store) {
-    let (voice, mut kept): (Speaker, _) = (Arc::new(Logged), None);
+    let mut kept = None;
     loop {
         tokio::time::sleep(super::HOUR).await;
-        let version = store.version();
-        if kept != Some(version) && super::keep_catalog(&store, DAY, &voice).await {
-            kept = Some(version);
-        }
+        keep_copy(&store, &mut kept).await;
+    }
+}
+
+/// `kept` is the version that the copy has, as far as this server made it.
+async fn keep_copy(store: &Store, kept: &mut Option<u64>) {
+    let (version, voice): (_, Speaker) = (store.version(), Arc::new(Logged));
+    if *kept != Some(version) && super::keep_catalog(store, DAY, &voice).await {
+        *kept = Some(version);
     }
 }
 
@@ -333,6 +338,30 @@ mod tests {
         let config = read(&flags).unwrap();
         assert_eq!(config.listen.port(), 8);
         assert_eq!(config.san, ["a.example", "b.example"]);
+    }
+
+    #[tokio::test]
+    async fn a_copy_of_the_catalog_is_kept_each_day_when_something_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let copy = || fs::File::options().write(true).open(folder.path().join("naru.db.kept"));
+        let age = || copy().unwrap().set_modified(std::time::SystemTime::now() - DAY).unwrap();
+        let is_old = || copy().unwrap().metadata().unwrap().modified().unwrap().elapsed().unwrap() >= DAY;
+        let change = async || drop(store.apply(store::Change::new()).await.unwrap());
+        let mut kept = None;
+        keep_copy(&store, &mut kept).await;
+        assert!(!is_old(), "there was none");
+        age();
+        keep_copy(&store, &mut kept).await;
+        assert!(is_old(), "nothing changed");
+        change().await;
+        keep_copy(&store, &mut kept).await;
+        assert!(!is_old(), "something changed");
+        change().await;
+        keep_copy(&store, &mut kept).await;
+        age();
+        keep_copy(&store, &mut kept).await;
+        assert!(!is_old(), "what changed within the day is in the next copy");
     }
 
     #[test]

@@ -35,7 +35,42 @@ pub(super) struct Fetches {
 #[derive(Clone)]
 struct Coming {
     blob: Arc<OpenBlob>,
+    /// `None` once it is all here.
     growth: Option<Arc<Growth>>,
+    others: Arc<Others>,
+}
+
+/// Repositories of the same upstream that have the same blob, and wait for the one that was asked for it first.
+#[derive(Default)]
+struct Others(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    repositories: Vec<Repository>,
+    /// The fetch has ended: nobody looks after who comes now.
+    is_over: bool,
+}
+
+impl Others {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits with the others; `false`: it is over.
+    fn join(&self, repository: &Repository) -> bool {
+        let mut waiting = self.waiting();
+        if !waiting.is_over {
+            waiting.repositories.push(repository.clone());
+        }
+        !waiting.is_over
+    }
+
+    /// Those that wait. From now on nobody joins them.
+    fn end(&self) -> Vec<Repository> {
+        let mut waiting = self.waiting();
+        waiting.is_over = true;
+        std::mem::take(&mut waiting.repositories)
+    }
 }
 
 impl Fetches {
@@ -46,6 +81,14 @@ impl Fetches {
             under_way.retain(|_, cell| cell.initialized() || Arc::strong_count(cell) > 1);
         }
         Arc::clone(under_way.entry(key.clone()).or_default())
+    }
+
+    /// The same blob, of so many bytes, on its way for another repository of the same upstream.
+    fn of_another(&self, (repository, digest): &Key, size: u64) -> Option<Coming> {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |key: &Key| key.1 == *digest && key.0.host == repository.host && key.0 != *repository;
+        let mut found = under_way.iter().filter(|(key, _)| same(key)).filter_map(|(_, cell)| cell.get());
+        found.find(|coming| coming.growth.as_ref().is_some_and(|growth| growth.size() == size)).cloned()
     }
 
     fn remove(&self, key: &Key) {
@@ -89,8 +132,26 @@ impl Proxy {
     }
 
     async fn begin(self: &Arc<Self>, key: Key, size: u64) -> Result<Coming, Failure> {
-        let (repository, digest) = &key;
-        // Somebody may have brought it between our caller's look and this one.
+        loop {
+            if let Some(there) = self.there(&key, size).await? {
+                return Ok(there);
+            }
+            match self.fetches.of_another(&key, size) {
+                Some(coming) if self.has_it_too(&key.0, &key.1, size).await => {
+                    if coming.others.join(&key.0) {
+                        return Ok(coming);
+                    }
+                    // It has ended since: what came of it is in the store, if anything.
+                }
+                _ => return self.begin_alone(key, size).await,
+            }
+        }
+    }
+
+    /// A blob that is here all the same: somebody may have brought it between our caller's look and this one, or another
+    /// repository of the same upstream has.
+    async fn there(&self, key: &Key, size: u64) -> Result<Option<Coming>, Failure> {
+        let (repository, digest) = key;
         let mut there = self.store.granted_blob(repository, digest).await?;
         if there.is_none() && self.is_elsewhere_too(repository, digest, size).await? {
             let mut change = Change::new();
@@ -103,16 +164,20 @@ impl Proxy {
             }
             there = self.store.granted_blob(repository, digest).await?;
         }
-        if let Some(there) = there {
-            let store = self.store.clone();
-            let opened = tokio::task::spawn_blocking(move || {
-                let (path, file) = (PathBuf::from(&there.key), Arc::new(store.open_blob(&there)?));
-                let piece = Extent { path, file, offset: 0, size: there.size };
-                Ok::<_, store::Error>(OpenBlob::of_store(there.digest, piece))
-            });
-            self.fetches.remove(&key);
-            return Ok(Coming { blob: Arc::new(opened.await.map_err(Failure::inside)??), growth: None });
-        }
+        let Some(there) = there else { return Ok(None) };
+        let store = self.store.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let (path, file) = (PathBuf::from(&there.key), Arc::new(store.open_blob(&there)?));
+            let piece = Extent { path, file, offset: 0, size: there.size };
+            Ok::<_, store::Error>(OpenBlob::of_store(there.digest, piece))
+        });
+        self.fetches.remove(key);
+        let blob = Arc::new(opened.await.map_err(Failure::inside)??);
+        Ok(Some(Coming { blob, growth: None, others: Arc::default() }))
+    }
+
+    async fn begin_alone(self: &Arc<Self>, key: Key, size: u64) -> Result<Coming, Failure> {
+        let (repository, digest) = &key;
         let place = self.fetches.place(&repository.host).await?;
         let growth = Arc::new(Growth::new(size));
         let hearing = Arc::clone(&growth);
@@ -120,7 +185,7 @@ impl Proxy {
         growth.tell(store::Written::UpTo(incoming.len()));
         let piece = Extent { path: PathBuf::from(digest.to_string()), file: Arc::new(file), offset: 0, size };
         let blob = Arc::new(OpenBlob::growing(*digest, piece, Arc::clone(&growth)));
-        let coming = Coming { blob, growth: Some(growth) };
+        let coming = Coming { blob, growth: Some(growth), others: Arc::default() };
         let (proxy, running) = (Arc::clone(self), coming.clone());
         // Whoever asked may go away; others follow, and what has come is worth having.
         tokio::spawn(async move {
@@ -134,13 +199,15 @@ impl Proxy {
     /// its layers are shared by many, and need not come again for each.
     async fn is_elsewhere_too(&self, repository: &Repository, digest: &Digest, size: u64) -> Result<bool, Failure> {
         let there = self.store.blob_of_host(&repository.host, digest).await?;
-        if there.is_none_or(|there| there.size != size) {
-            return Ok(false);
-        }
+        Ok(there.is_some_and(|there| there.size == size) && self.has_it_too(repository, digest, size).await)
+    }
+
+    /// Whether the upstream says that this repository has such a blob.
+    async fn has_it_too(&self, repository: &Repository, digest: &Digest, size: u64) -> bool {
         self.metrics.asked_upstream();
         let told = self.questions.blob_size(repository, digest).boxed().await;
         // If it does not tell, it may yet send it.
-        Ok(told.is_ok_and(|told| told == size))
+        told.is_ok_and(|told| told == size)
     }
 
     async fn fetch(self: Arc<Self>, key: Key, size: u64, incoming: Incoming, coming: Coming) {
@@ -163,9 +230,25 @@ impl Proxy {
             Err(failure) => Err(failure),
         };
         self.fetches.remove(&key);
+        for other in coming.others.end() {
+            if end.is_ok() {
+                if let Err(failure) = self.grant_too(&other, digest).await {
+                    tracing::error!(%digest, "{other} {digest} was fetched and cannot be kept: {failure}");
+                }
+            }
+            self.fetches.remove(&(other, *digest));
+        }
         if let Some(growth) = coming.growth {
             growth.end(end);
         }
+    }
+
+    /// Shows a blob that has just come in another repository as well, whose upstream has said that it has it.
+    async fn grant_too(&self, repository: &Repository, digest: &Digest) -> Result<(), Failure> {
+        let mut change = Change::new();
+        change.grant_blob(repository, digest);
+        self.store.apply(change).await?;
+        self.settle(repository, digest).await
     }
 
     async fn receive(

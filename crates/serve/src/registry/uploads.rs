@@ -239,6 +239,7 @@ pub(crate) async fn patch(call: &Call<'_>, asked: &Asked, id: &str, body: Arrivi
     let guard = Arc::clone(&session.writer).lock_owned().await;
     let before = guard.as_ref().ok_or_else(unknown)?.len();
     let announced = content_range(call, asked, id, before)?;
+    agree(announced, hyper::body::Body::size_hint(&body).exact())?;
     let kept = async {
         let mut guard = receive(call, guard, body).await?;
         let after = guard.as_ref().ok_or_else(unknown)?.len();
@@ -251,10 +252,8 @@ pub(crate) async fn patch(call: &Call<'_>, asked: &Asked, id: &str, body: Arrivi
         Ok(kept) => kept,
         Err(refusal) => return Err(give_up(call.site, id, &meant.repository, refusal).await),
     };
-    if announced.is_some_and(|length| length != after - before) {
-        let message = format!("Content-Range and the {} bytes that came do not agree", after - before);
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "SIZE_INVALID", message));
-    }
+    // Of a body that did not say how long it is, this is known only now: its bytes stay, as of one that was cut off.
+    agree(announced, Some(after - before))?;
     Ok(progress(StatusCode::ACCEPTED, call, asked, id, after))
 }
 
@@ -270,7 +269,8 @@ pub(crate) async fn finish(
     let session = call.site.uploads.get(call.site.store(), id, &meant.repository).await?;
     let guard = Arc::clone(&session.writer).lock_owned().await;
     let before = guard.as_ref().ok_or_else(unknown)?.len();
-    content_range(call, asked, id, before)?;
+    let announced = content_range(call, asked, id, before)?;
+    agree(announced, hyper::body::Body::size_hint(&body).exact())?;
     let received = match receive(call, guard, body).await {
         Ok(mut guard) => {
             let writer = guard.take().ok_or_else(unknown)?;
@@ -414,6 +414,17 @@ fn content_range(call: &Call<'_>, asked: &Asked, id: &str, at: u64) -> Result<Op
             Err(Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, code, message)
                 .about(serde_json::json!({ "offset": at })))
         }
+    }
+}
+
+/// Whether a chunk is as long as its `Content-Range` says, as far as both are known.
+fn agree(announced: Option<u64>, length: Option<u64>) -> Result<(), Refusal> {
+    match (announced, length) {
+        (Some(announced), Some(length)) if announced != length => {
+            let message = format!("Content-Range is of {announced} bytes, and the body has {length}");
+            Err(Refusal::new(StatusCode::BAD_REQUEST, "SIZE_INVALID", message))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -74,6 +74,12 @@ async fn in_chunks() {
         assert_eq!((status, code.as_str()), (416, "BLOB_UPLOAD_INVALID"));
         assert!(message.contains("400000"), "{message}");
     }
+    // Longer and shorter than it says: nothing of it is taken.
+    for part in [&bytes[..9], &bytes[..200_000]] {
+        let (status, code, message) = refusal(patch("400000-499999", part).await.unwrap()).await;
+        assert_eq!((status, code.as_str()), (400, "SIZE_INVALID"));
+        assert!(message.contains("100000"), "{message}");
+    }
     let status = site.admin(Method::GET, &location).send().await.unwrap();
     assert_eq!((status.status().as_u16(), header(&status, "range")), (204, "0-399999"));
     assert_eq!(patch("400000-899999", &bytes[400_000..900_000]).await.unwrap().status(), 202);
