@@ -110,11 +110,16 @@ impl Gate {
         settings: &Settings,
         passwords: &Passwords,
     ) -> Result<Caller, Refusal> {
-        let Some(value) = headers.get(AUTHORIZATION) else {
+        let sent = headers.get(AUTHORIZATION).map(|value| header::read(value.to_str().unwrap_or_default()));
+        let sent = match sent {
+            // Clients that were given no credentials may send empty ones.
+            Some(Sent::Basic(Some((name, word)))) if name.is_empty() && word.is_empty() => None,
+            sent => sent,
+        };
+        let Some(sent) = sent else {
             return Ok(self.by_certificate(peer).unwrap_or(Caller::Anonymous));
         };
-        let value = value.to_str().unwrap_or_default();
-        let caller = match header::read(value) {
+        let caller = match sent {
             Sent::Basic(sent) => {
                 // Sent in the clear, even a wrong password has been told.
                 may_carry(peer, settings)?;

@@ -31,6 +31,12 @@ async fn the_ping() {
     assert_eq!(site.admin(Method::GET, "/v2/").send().await.unwrap().status(), 200);
     let wrong = site.request(Method::GET, "/v2/").basic_auth("admin", Some("wrong")).send().await.unwrap();
     assert_eq!(wrong.status(), 401);
+    // Empty credentials are none: who has none may send them, as the specification's own suite does.
+    let empty = |path: &str| site.request(Method::GET, path).basic_auth("", Some(""));
+    let given = token(&site, empty("/token?service=naru")).await;
+    let with = site.request(Method::GET, "/v2/").bearer_auth(&given).send().await.unwrap();
+    assert_eq!(with.status(), 200);
+    assert_eq!(empty("/v2/").send().await.unwrap().status(), 401, "nobody is asked who it is");
     // containerd never pings, and reads without a word.
     site.image("docker.io", "library/app", "1", "x").await;
     assert_eq!(site.get("/v2/library/app/manifests/1?ns=docker.io").await.status(), 200);
