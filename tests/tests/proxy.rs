@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use journeys::image::{Family, Image, application, large};
 use journeys::{
     Containerd, Daemon, Dockerd, Fault, Faulty, Folder, Gate, Mirror, Naru, Need, Outcome, Podman, Registry, Request,
@@ -156,6 +156,66 @@ fn one_fetch_streams_to_all_who_ask() {
         serving.holds(&format!("{host}/library/other"), &image)?;
         ensure!(asks(&faulty.seen(), "GET", &layer) == 1, "it came again");
         ensure!(counted(&serving, "naru_upstream_received_bytes_total")? >= 8 * MIB, "bytes are counted");
+        drop(serving);
+        naru.ok(["fsck"])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn who_waits_for_the_same_blob_shares_one_fetch() {
+    journey("who_waits_for_the_same_blob_shares_one_fetch", NEEDS, |folder| {
+        let registry = Registry::start(folder, "one")?;
+        let (image, layer) = heavy(folder, 2, 1)?;
+        for name in ["library/app", "library/twin", "library/third"] {
+            registry.push(name, "1", &image)?;
+        }
+        // As many as are fetched from one upstream at a time: nobody else's fetch begins before one of them ends.
+        let layers = (10..18).map(|seed| large(folder, MIB, seed)).collect::<Result<Vec<_>>>()?;
+        let busy = Image::single(Family::Oci, "linux/amd64", &layers);
+        registry.push("library/busy", "1", &busy)?;
+        let (gate, blob) = (Gate::default(), layer.clone());
+        let held = gate.clone();
+        let faulty = Faulty::before(&registry.host(), move |request| {
+            if request.method == "GET" && request.path.contains("/busy/blobs/") {
+                Fault::Held(MIB / 2, held.clone())
+            } else if request.method == "GET" && request.path.contains(&blob) && request.path.contains("/third/") {
+                Fault::Status(404, "")
+            } else {
+                Fault::None
+            }
+        })?;
+        let host = faulty.host();
+        let (naru, serving) = side(folder, "site", &format!("upstreams:\n  '{host}': {{ proxy: on-miss }}\n"))?;
+        let base = |name: &str| format!("/v2/{host}/library/{name}");
+        for name in ["app", "twin", "third", "busy"] {
+            ensure!(http::get(&serving.url(&format!("{}/manifests/1", base(name))))?.status == 200, "the manifest");
+        }
+        let begin = |name: &str, digest: &str| {
+            let url = serving.url(&format!("{}/blobs/{digest}", base(name)));
+            std::thread::spawn(move || http::hash(&url))
+        };
+        let busy = busy.blobs.iter().skip(1).map(|blob| begin("busy", &blob.digest)).collect::<Vec<_>>();
+        wait_until("all places are taken", || {
+            Ok((asks(&faulty.seen(), "GET", "/busy/blobs/") == busy.len()).then_some(()))
+        })?;
+        // The first of these is one to whom the upstream does not give it: what the others wait for is not its failure.
+        let third = begin("third", &layer);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let waiting = ["app", "twin", "app", "twin"].map(|name| begin(name, &layer));
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        gate.open();
+        for got in busy {
+            got.join().map_err(|_| anyhow!("a pull panicked"))??;
+        }
+        ensure!(third.join().map_err(|_| anyhow!("a pull panicked"))?.is_err(), "it is not to be had there");
+        for got in waiting {
+            let (digest, _) = got.join().map_err(|_| anyhow!("a pull panicked"))??;
+            ensure!(digest == layer, "{digest}, not {layer}");
+        }
+        let seen = faulty.seen();
+        let asked = ["app", "twin"].map(|name| asks(&seen, "GET", &format!("/{name}/blobs/{layer}")));
+        ensure!(asked.iter().sum::<usize>() == 1, "the upstream was asked {asked:?} times");
         drop(serving);
         naru.ok(["fsck"])?;
         Ok(())

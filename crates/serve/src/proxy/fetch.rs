@@ -1,9 +1,10 @@
 //! Blobs on their way here: each is fetched once, and read by all who asked for it while it comes.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use artifact::{Descriptor, Digest, Repository};
 use bundle::Extent;
@@ -21,14 +22,45 @@ use crate::metrics::{Metrics, Proxied};
 const FORGOTTEN: usize = 1000;
 
 type Key = (Repository, Digest);
+type OfHost = (String, Digest, u64);
 
 /// Blobs that are under way.
 #[derive(Default)]
 pub(super) struct Fetches {
     /// By the repository that will show them: another one's upstream has not given them.
-    under_way: Mutex<HashMap<Key, Arc<OnceCell<Coming>>>>,
+    under_way: UnderWay<Key>,
+    /// By the upstream and the size that is expected, whichever of its repositories was asked first.
+    of_host: UnderWay<OfHost>,
     /// Each upstream's. A fetch keeps a thread busy: who waits for a place shall not.
     places: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+/// Those who come at the same moment find the same cell, and one of them begins.
+struct UnderWay<K>(Mutex<HashMap<K, Arc<OnceCell<Coming>>>>);
+
+impl<K> Default for UnderWay<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Clone + Eq + Hash> UnderWay<K> {
+    fn cells(&self) -> MutexGuard<'_, HashMap<K, Arc<OnceCell<Coming>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cell(&self, key: &K) -> Arc<OnceCell<Coming>> {
+        let mut cells = self.cells();
+        if cells.len() >= FORGOTTEN {
+            // Whoever asked for those went away before they had begun.
+            cells.retain(|_, cell| cell.initialized() || Arc::strong_count(cell) > 1);
+        }
+        Arc::clone(cells.entry(key.clone()).or_default())
+    }
+
+    fn remove(&self, key: &K) {
+        self.cells().remove(key);
+    }
 }
 
 /// A blob, and how far it has come.
@@ -52,7 +84,7 @@ struct Waiting {
 }
 
 impl Others {
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -74,27 +106,6 @@ impl Others {
 }
 
 impl Fetches {
-    fn cell(&self, key: &Key) -> Arc<OnceCell<Coming>> {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if under_way.len() >= FORGOTTEN {
-            // Whoever asked for those went away before they had begun.
-            under_way.retain(|_, cell| cell.initialized() || Arc::strong_count(cell) > 1);
-        }
-        Arc::clone(under_way.entry(key.clone()).or_default())
-    }
-
-    /// The same blob, of so many bytes, on its way for another repository of the same upstream.
-    fn of_another(&self, (repository, digest): &Key, size: u64) -> Option<Coming> {
-        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |key: &Key| key.1 == *digest && key.0.host == repository.host && key.0 != *repository;
-        let mut found = under_way.iter().filter(|(key, _)| same(key)).filter_map(|(_, cell)| cell.get());
-        found.find(|coming| coming.growth.as_ref().is_some_and(|growth| growth.size() == size)).cloned()
-    }
-
-    fn remove(&self, key: &Key) {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-    }
-
     /// Waits for a place among those that come from this host.
     async fn place(&self, host: &str) -> Result<OwnedSemaphorePermit, Failure> {
         let places = {
@@ -115,11 +126,11 @@ impl Proxy {
         size: u64,
     ) -> Result<Arc<OpenBlob>, Failure> {
         let key = (repository.clone(), *digest);
-        let cell = self.fetches.cell(&key);
+        let cell = self.fetches.under_way.cell(&key);
         let coming = match cell.get_or_try_init(|| self.begin(key.clone(), size)).await {
             Ok(coming) => coming.clone(),
             Err(failure) => {
-                self.fetches.remove(&key);
+                self.fetches.under_way.remove(&key);
                 self.metrics.proxied(Proxied::Failed);
                 return Err(failure);
             }
@@ -132,18 +143,33 @@ impl Proxy {
     }
 
     async fn begin(self: &Arc<Self>, key: Key, size: u64) -> Result<Coming, Failure> {
+        let (repository, digest) = &key;
+        let of_host = (repository.host.clone(), *digest, size);
         loop {
             if let Some(there) = self.there(&key, size).await? {
                 return Ok(there);
             }
-            match self.fetches.of_another(&key, size) {
-                Some(coming) if self.has_it_too(&key.0, &key.1, size).await => {
-                    if coming.others.join(&key.0) {
-                        return Ok(coming);
-                    }
-                    // It has ended since: what came of it is in the store, if anything.
-                }
-                _ => return self.begin_alone(key, size).await,
+            let cell = self.fetches.of_host.cell(&of_host);
+            let mut is_first = false;
+            let coming = cell.get_or_try_init(|| {
+                is_first = true;
+                self.begin_alone(key.clone(), size, Some(of_host.clone()))
+            });
+            let coming = coming.await?.clone();
+            if is_first {
+                return Ok(coming);
+            }
+            if !self.has_it_too(repository, digest, size).await {
+                return self.begin_alone(key, size, None).await;
+            }
+            if !coming.others.join(repository) {
+                // It has ended since: what came of it is in the store, if anything.
+                continue;
+            }
+            match &coming.growth {
+                // What the upstream would not give to the other one it may yet give to this one.
+                Some(growth) if growth.begun().await.is_err() => {}
+                _ => return Ok(coming),
             }
         }
     }
@@ -171,12 +197,13 @@ impl Proxy {
             let piece = Extent { path, file, offset: 0, size: there.size };
             Ok::<_, store::Error>(OpenBlob::of_store(there.digest, piece))
         });
-        self.fetches.remove(key);
+        self.fetches.under_way.remove(key);
         let blob = Arc::new(opened.await.map_err(Failure::inside)??);
         Ok(Some(Coming { blob, growth: None, others: Arc::default() }))
     }
 
-    async fn begin_alone(self: &Arc<Self>, key: Key, size: u64) -> Result<Coming, Failure> {
+    /// `of_host`: where those find it who ask another repository of the same upstream.
+    async fn begin_alone(self: &Arc<Self>, key: Key, size: u64, of_host: Option<OfHost>) -> Result<Coming, Failure> {
         let (repository, digest) = &key;
         let place = self.fetches.place(&repository.host).await?;
         let growth = Arc::new(Growth::new(size));
@@ -189,7 +216,11 @@ impl Proxy {
         let (proxy, running) = (Arc::clone(self), coming.clone());
         // Whoever asked may go away; others follow, and what has come is worth having.
         tokio::spawn(async move {
-            proxy.fetch(key, size, incoming, running).await;
+            let end = proxy.fetch(&key, size, incoming, &running).await;
+            if let Some(of_host) = of_host {
+                proxy.fetches.of_host.remove(&of_host);
+            }
+            proxy.end(&key, running, end).await;
             drop(place);
         });
         Ok(coming)
@@ -210,8 +241,8 @@ impl Proxy {
         told.is_ok_and(|told| told == size)
     }
 
-    async fn fetch(self: Arc<Self>, key: Key, size: u64, incoming: Incoming, coming: Coming) {
-        let (repository, digest) = &key;
+    async fn fetch(&self, key: &Key, size: u64, incoming: Incoming, coming: &Coming) -> Result<(), Failure> {
+        let (repository, digest) = key;
         let (blob, growth) = (Arc::clone(&coming.blob), coming.growth.clone());
         // They are right, whether the store can keep them or not: nobody waits for its disk.
         let proven = move || {
@@ -220,23 +251,24 @@ impl Proxy {
                 growth.end(Ok(()));
             }
         };
-        let end = match self.receive(repository, digest, size, incoming, proven).await {
-            Ok(new) => {
-                if let Err(failure) = self.keep(repository, new).await {
-                    tracing::error!(%digest, "{repository} {digest} was fetched and cannot be kept: {failure}");
-                }
-                Ok(())
-            }
-            Err(failure) => Err(failure),
-        };
-        self.fetches.remove(&key);
+        let new = self.receive(repository, digest, size, incoming, proven).await?;
+        if let Err(failure) = self.keep(repository, new).await {
+            tracing::error!(%digest, "{repository} {digest} was fetched and cannot be kept: {failure}");
+        }
+        Ok(())
+    }
+
+    /// Tells all who wait, once nobody finds it under way any more.
+    async fn end(&self, key: &Key, coming: Coming, end: Result<(), Failure>) {
+        let digest = &key.1;
+        self.fetches.under_way.remove(key);
         for other in coming.others.end() {
             if end.is_ok() {
                 if let Err(failure) = self.grant_too(&other, digest).await {
                     tracing::error!(%digest, "{other} {digest} was fetched and cannot be kept: {failure}");
                 }
             }
-            self.fetches.remove(&(other, *digest));
+            self.fetches.under_way.remove(&(other, *digest));
         }
         if let Some(growth) = coming.growth {
             growth.end(end);

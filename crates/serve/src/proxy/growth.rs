@@ -34,11 +34,6 @@ impl Growth {
         Self { size, state: watch::Sender::new(State { arrived: 0, beginnings: 0, end: None }) }
     }
 
-    /// The bytes that it will have.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
-    }
-
     /// Takes note of what is in the file.
     pub(crate) fn tell(&self, written: Written) {
         self.state.send_modify(|state| match written {
