@@ -19,8 +19,11 @@ struct Group {
 }
 
 impl Group {
-    fn new(limit: u64) -> Result<Self> {
-        let own = format!("naru-journey-{}-{limit}", std::process::id());
+    /// Named after the journey's folder: in a namespace of its own every journey's process has the same number, and what
+    /// one that was killed left behind shall not stop the next.
+    fn new(journey: &Folder, limit: u64) -> Result<Self> {
+        let unique = journey.path().file_name().context("a folder has a name")?.display();
+        let own = format!("{unique}-{limit}");
         let first = Path::new("/sys/fs/cgroup/memory");
         if first.join("memory.limit_in_bytes").exists() {
             let folder = first.join(own);
@@ -83,7 +86,7 @@ fn saved(folder: &Folder) -> Result<PathBuf> {
 fn every_command_is_content_with_256_mib() {
     journey("every_command_is_content_with_256_mib", &[Need::Root, Need::Program("docker-registry")], |folder| {
         let gib = std::env::var("NARU_MEMORY_GIB").ok().and_then(|given| given.parse::<u64>().ok()).unwrap_or(1);
-        let group = Group::new(LIMIT)?;
+        let group = Group::new(folder, LIMIT)?;
 
         // First of all: the limit bites.
         let mut greedy = Command::new("/bin/sh");
@@ -139,7 +142,7 @@ fn every_command_is_content_with_256_mib() {
         limited(&inside, &["fsck"])?;
 
         // A server: 64 MiB and what its connections may have.
-        let few = Group::new((64 << 20) + (32 * 1024 * 1024 / 10))?;
+        let few = Group::new(folder, (64 << 20) + (32 * 1024 * 1024 / 10))?;
         let serving = inside.serve(&[])?;
         std::fs::write(few.folder.join("cgroup.procs"), serving.daemon.id().to_string())?;
         let url = serving.url("/files/local/content/file-0");
