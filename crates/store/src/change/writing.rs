@@ -78,7 +78,7 @@ pub(crate) struct Writing<'a> {
     /// The generation that what it does to entries belongs to, once it did something.
     generation: Option<i64>,
     /// The repository that was asked for last, and its number: most changes are of one.
-    known: Option<(Arc<Repository>, i64)>,
+    known: Option<(Repository, i64)>,
     /// Digests that are present since this change, whose parents may now be complete.
     arrived: Vec<Digest>,
     changed: Changed,
@@ -89,10 +89,10 @@ type EntryRow = (Vec<u8>, i64, i64, String, String);
 impl Writing<'_> {
     pub(crate) async fn repository(&mut self, repository: &Repository) -> Result<i64> {
         match &self.known {
-            Some((known, id)) if **known == *repository => Ok(*id),
+            Some((known, id)) if known == repository => Ok(*id),
             _ => {
                 let id = self.number(repository).await?;
-                self.known = Some((Arc::new(repository.clone()), id));
+                self.known = Some((repository.clone(), id));
                 Ok(id)
             }
         }
