@@ -1,8 +1,8 @@
 //! What lies beside the volumes, for people: lists, checksums, a read-me, the program.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{self, BufWriter, Read as _, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use artifact::{Digest, Hasher};
 use store::Store;
 
 use crate::document::What;
-use crate::pack::{PackOptions, Packed, SEED, write_beside};
-use crate::plan::{Layout, Source};
+use crate::pack::{PackOptions, Packed, SEED};
+use crate::plan::{Item, Layout, Source};
 use crate::report::{self, Format, Places};
 use crate::tree::Tree;
 use crate::volume::CHUNK;
@@ -21,7 +21,7 @@ use crate::{Error, Result};
 struct There<'a> {
     store: &'a Store,
     manifests: HashMap<Digest, bytes::Bytes>,
-    blobs: HashMap<Digest, &'a store::Blob>,
+    blobs: HashMap<Digest, store::Blob>,
 }
 
 impl report::Contents for There<'_> {
@@ -37,49 +37,44 @@ impl report::Contents for There<'_> {
     }
 }
 
-/// Writes them all.
+/// Writes them all. Of many things, each list is long: what is not needed any more goes before the next is made.
 pub(crate) fn write(
     store: &Store,
     packed: &Packed,
-    layout: &Layout,
-    trees: &[Tree],
+    layout: Layout,
+    trees: Vec<Tree>,
     options: &PackOptions,
 ) -> Result<()> {
     let out = &options.out;
+    let mut sums: BTreeMap<String, Digest> = earlier_sums(&out.join("SHA256SUMS"), &layout);
     let mut places = Places::new();
     let mut there = There { store, manifests: HashMap::new(), blobs: HashMap::new() };
-    for (number, volume) in (1_u32..).zip(&layout.volumes) {
-        for item in &volume.items {
-            let (digest, size) = match (item.member.what(), &item.member.part) {
-                (Some(What::Manifest(digest)), _) => {
-                    if let Source::Bytes(bytes) = &item.source {
-                        there.manifests.insert(digest, bytes.clone());
-                    }
-                    (digest, item.member.size)
-                }
-                (Some(What::Blob(digest)), _) => (digest, item.member.size),
+    for (number, volume) in (1_u32..).zip(layout.volumes) {
+        for Item { member, source } in volume.items {
+            let (digest, size) = match (member.what(), &member.part) {
+                (Some(What::Blob(digest) | What::Manifest(digest)), _) => (digest, member.size),
                 (Some(What::Part(digest)), Some(part)) => (digest, part.size),
                 _ => continue,
             };
-            if let Source::Blob(blob, _) = &item.source {
-                there.blobs.insert(digest, blob);
+            match source {
+                Source::Bytes(bytes) => drop(there.manifests.insert(digest, bytes)),
+                Source::Blob(blob, _) => drop(there.blobs.insert(digest, blob)),
             }
             places.entry(digest).or_insert((size, Vec::new())).1.push(number);
         }
     }
-    let rows = report::rows(trees, &places, &there, &report::Beside::default());
-    drop((places, there));
-    let mut sums: BTreeMap<String, Digest> = earlier_sums(&out.join("SHA256SUMS"), layout);
-    let mut lay = |name: &str, text: String| {
-        sums.insert(name.to_owned(), Digest::of(text.as_bytes()));
-        write_beside(&out.join(name), text.as_bytes())
-    };
-    // One after the other: of many things, each is long.
+    let rows = report::rows(&trees, &places, &there, &report::Beside::default());
+    drop((trees, places, there));
     let bundle = Some((&packed.id, packed.fingerprint.as_str()));
-    lay("CONTENTS.html", report::report_of_rows(&rows, bundle, Format::Html))?;
-    lay("CONTENTS.csv", report::report_of_rows(&rows, bundle, Format::Csv))?;
+    for (name, format) in [("CONTENTS.html", Format::Html), ("CONTENTS.csv", Format::Csv)] {
+        let digest = write_beside(&out.join(name), |file| report::write_rows(&rows, bundle, format, file))?;
+        sums.insert(name.to_owned(), digest);
+    }
+    drop(rows);
     // The archive may be another run's, of another volume.
-    lay("README.txt", readme(packed, options.suffix.as_str(), out.join(SEED).exists()))?;
+    let readme = readme(packed, options.suffix.as_str(), out.join(SEED).exists());
+    let digest = write_beside(&out.join("README.txt"), |file| file.write_all(readme.as_bytes()))?;
+    sums.insert("README.txt".to_owned(), digest);
     if let Some(binary) = &options.binary {
         sums.insert("naru".to_owned(), copy_binary(binary, &out.join("naru"))?);
     }
@@ -87,11 +82,40 @@ pub(crate) fn write(
         let name = volume.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         sums.insert(name, volume.sha256);
     }
-    let lines: String = sums.iter().fold(String::new(), |mut lines, (name, digest)| {
-        let _ = writeln!(lines, "{}  {name}", digest.hex());
-        lines
-    });
-    write_beside(&out.join("SHA256SUMS"), lines.as_bytes())
+    write_beside(&out.join("SHA256SUMS"), |file| {
+        sums.iter().try_for_each(|(name, digest)| writeln!(file, "{}  {name}", digest.hex()))
+    })?;
+    Ok(())
+}
+
+/// Writes a small file beside the volumes, durably, under its name only when it is whole. Answers its hash.
+pub(crate) fn write_beside(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
+    let partial = path.with_extension("partial");
+    let file = File::create(&partial).map_err(Error::io(&partial))?;
+    let mut writer = BufWriter::new(Hashing { file: &file, hasher: Hasher::sha256() });
+    let written = write(&mut writer).and_then(|()| writer.into_inner().map_err(io::IntoInnerError::into_error));
+    let hasher = written.map_err(Error::io(&partial))?.hasher;
+    file.sync_all().map_err(Error::io(&partial))?;
+    std::fs::rename(&partial, path).map_err(Error::io(path))?;
+    Ok(hasher.finish())
+}
+
+/// Hashes what it writes.
+struct Hashing<'a> {
+    file: &'a File,
+    hasher: Hasher,
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// The lines of volumes of the same bundle that another run (`--only`) wrote here.
@@ -109,10 +133,10 @@ fn earlier_sums(path: &Path, layout: &Layout) -> BTreeMap<String, Digest> {
 /// Copies the program, unless it lies there already; answers its digest.
 fn copy_binary(from: &Path, to: &Path) -> Result<Digest> {
     let hash = |path: &Path| -> Result<Digest> {
-        let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
+        let mut file = File::open(path).map_err(Error::io(path))?;
         let (mut hasher, mut buffer) = (Hasher::sha256(), vec![0; CHUNK]);
         loop {
-            let read = std::io::Read::read(&mut file, &mut buffer).map_err(Error::io(path))?;
+            let read = file.read(&mut buffer).map_err(Error::io(path))?;
             if read == 0 {
                 return Ok(hasher.finish());
             }
@@ -127,7 +151,7 @@ fn copy_binary(from: &Path, to: &Path) -> Result<Digest> {
     std::fs::copy(from, &partial).map_err(Error::io(&partial))?;
     // FAT has no modes and refuses to be given one; it shows every file as one that may be run.
     let _ = std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o755));
-    std::fs::File::open(&partial).and_then(|file| file.sync_all()).map_err(Error::io(&partial))?;
+    File::open(&partial).and_then(|file| file.sync_all()).map_err(Error::io(&partial))?;
     std::fs::rename(&partial, to).map_err(Error::io(to))?;
     Ok(digest)
 }

@@ -38,9 +38,9 @@ pub struct Member {
     pub offset: u64,
     /// Of its bytes.
     pub sha256: Digest,
-    /// When it is a piece of a blob.
+    /// When it is a piece of a blob. Hardly any is, and there may be a million members.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub part: Option<Part>,
+    pub part: Option<Box<Part>>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -259,6 +259,7 @@ mod tests {
     use super::*;
 
     fn member(name: &str, part: Option<Part>) -> Member {
+        let part = part.map(Box::new);
         Member { name: name.to_owned(), size: 3, offset: 512, sha256: Digest::of(b"abc"), part }
     }
 

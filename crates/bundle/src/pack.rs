@@ -5,7 +5,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufWriter, Read as _, Seek as _, Write};
+use std::io::{Read as _, Seek as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -250,10 +250,11 @@ fn write(
     };
     let seed = seed.map(|seed| write_seed(seed, options, progress)).transpose()?;
     let packed = Packed { parity: cover(&packed, options, key, progress)?, seed, ..packed };
-    beside::write(store, &packed, &layout, &trees, options)?;
-    sync_folder(&options.out)?;
     let members = layout.volumes.iter().flat_map(|volume| volume.items.iter().map(|item| &item.member));
-    Ok((packed, receipt::left_by(members, &layout.assumes)))
+    let left = receipt::left_by(members, &layout.assumes);
+    beside::write(store, &packed, layout, trees, options)?;
+    sync_folder(&options.out)?;
+    Ok((packed, left))
 }
 
 /// Lays an archive of images beside the volumes.
@@ -338,16 +339,6 @@ fn room_for(layout: &Layout, numbers: &[usize], seed: u64, options: &PackOptions
         return Err(Error::NoSpace { path: options.out.clone(), needed, free });
     }
     Ok(fitting)
-}
-
-/// Writes a small file beside the volumes, durably, under its name only when it is whole.
-pub(crate) fn write_beside(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = path.with_extension("partial");
-    let file = File::create(&partial).map_err(Error::io(&partial))?;
-    let mut writer = BufWriter::new(&file);
-    writer.write_all(bytes).and_then(|()| writer.flush()).map_err(Error::io(&partial))?;
-    file.sync_all().map_err(Error::io(&partial))?;
-    std::fs::rename(&partial, path).map_err(Error::io(path))
 }
 
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {

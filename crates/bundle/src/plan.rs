@@ -269,7 +269,7 @@ fn cut(item: &Item, room: u64, volumes: &mut Vec<(u64, Vec<Item>)>) {
         }
         let size = (blob.size - at).min(usable / LEAST_PIECE * LEAST_PIECE);
         let part = Part { of: blob.digest, at, size: blob.size };
-        let member = Member { name: name(at), size, offset: 0, sha256: blob.digest, part: Some(part) };
+        let member = Member { name: name(at), size, offset: 0, sha256: blob.digest, part: Some(Box::new(part)) };
         let needed = cost(&member);
         if let Some((free, items)) = volumes.last_mut() {
             *free = free.saturating_sub(needed);

@@ -9,7 +9,7 @@ pub use findings::{Counts, Findings};
 pub use signature::CosignKey;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt::Write as _;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use artifact::{Digest, Entry, Kind, MANIFEST_LIMIT, Manifest, Trust};
@@ -302,18 +302,34 @@ pub fn report_of_bundle(paths: &[PathBuf], format: Format, beside: &Beside) -> R
     Ok((report_of_rows(&rows, Some((&id, &first.key.fingerprint())), format), rows))
 }
 
-/// Writes rows as a report. A bundle's has its id and the fingerprint of its key.
+/// Rows as a report. A bundle's has its id and the fingerprint of its key.
 pub fn report_of_rows(rows: &[Row], bundle: Option<(&Digest, &str)>, format: Format) -> String {
+    let mut out = Vec::new();
+    // Memory takes all that is written to it, and all of it is text.
+    let _ = write_rows(rows, bundle, format, &mut out);
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// Writes rows as a report, as [`report_of_rows`] has it.
+///
+/// # Errors
+/// Those of `out`.
+pub(crate) fn write_rows(
+    rows: &[Row],
+    bundle: Option<(&Digest, &str)>,
+    format: Format,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     match format {
-        Format::Csv => csv(rows),
-        Format::Html => html(rows, bundle),
-        Format::Spdx => spdx::document(rows, bundle),
+        Format::Csv => csv(rows, out),
+        Format::Html => html(rows, bundle, out),
+        Format::Spdx => out.write_all(spdx::document(rows, bundle).as_bytes()),
         Format::Json => {
             let bundle = bundle.map(
                 |(id, fingerprint)| serde_json::json!({"id": id.hex(), "words": words(id), "signed_by": fingerprint}),
             );
-            let document = serde_json::json!({"bundle": bundle, "things": rows});
-            serde_json::to_string_pretty(&document).unwrap_or_default() + "\n"
+            serde_json::to_writer_pretty(&mut *out, &serde_json::json!({"bundle": bundle, "things": rows}))?;
+            writeln!(out)
         }
     }
 }
@@ -361,42 +377,43 @@ fn time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |time| time.to_string())
 }
 
-fn csv(rows: &[Row]) -> String {
+fn csv(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
     let field = |text: &str| {
         // A leading sign makes a spreadsheet take text for a formula; a quote before it does not.
         let text =
             if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() };
         if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
     };
-    let mut out = HEADINGS.map(|(english, _)| english).join(",") + "\r\n";
+    write!(out, "{}\r\n", HEADINGS.map(|(english, _)| english).join(","))?;
     for row in rows {
         let line: Vec<String> = cells(row).iter().map(|cell| field(cell)).collect();
-        out += &(line.join(",") + "\r\n");
+        write!(out, "{}\r\n", line.join(","))?;
     }
-    out
+    Ok(())
 }
 
-fn html(rows: &[Row], bundle: Option<(&Digest, &str)>) -> String {
+fn html(rows: &[Row], bundle: Option<(&Digest, &str)>, out: &mut dyn Write) -> io::Result<()> {
     let total: u64 = rows.iter().map(|row| row.size).sum();
     let weak = rows.iter().filter(|row| row.trust.is_weak()).count();
-    let mut out = String::from(
+    out.write_all(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Contents of a Naru bundle</title>\n<style>\
          body{font:14px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse;width:100%}\
          th,td{border-bottom:1px solid #ccc;padding:.3rem .5rem;text-align:left;vertical-align:top;overflow-wrap:anywhere}\
-         .weak{background:#fff3cd}.number{text-align:right}code{font-size:12px}</style>\n<h1>Contents · 내용물</h1>\n",
-    );
+         .weak{background:#fff3cd}.number{text-align:right}code{font-size:12px}</style>\n<h1>Contents · 내용물</h1>\n"
+            .as_bytes(),
+    )?;
     if let Some((id, fingerprint)) = bundle {
-        let _ = writeln!(
+        writeln!(
             out,
             "<p>Bundle · 번들 <b>{}</b><br><code>{}</code><br>Signed by key · 서명 키 <code>{}</code></p>",
             words(id),
             id.hex(),
             escape(fingerprint)
-        );
+        )?;
     }
     let programs = rows.iter().filter(|row| row.executable == Some(true)).count();
     let count = rows.len();
-    let _ = writeln!(
+    writeln!(
         out,
         "<p>{count} things, {total} bytes (what several share is counted for each). {weak} of them nobody vouched for: \
          they stand first, marked <b>first-use</b> or <b>mirror</b>. {programs} are programs outside of packages and \
@@ -404,21 +421,21 @@ fn html(rows: &[Row], bundle: Option<(&Digest, &str)>) -> String {
          <p>{count}개, {total}바이트 (여럿이 함께 쓰는 것은 각각 셈). 그중 {weak}개는 아무도 보증하지 않은 것으로, \
          <b>first-use</b> 또는 <b>mirror</b>로 표시되어 맨 앞에 있습니다. {programs}개는 패키지나 이미지에 들어 있지 않은 실행 \
          파일입니다.</p>"
-    );
-    out += "<table><tr>";
+    )?;
+    write!(out, "<table><tr>")?;
     for (english, korean) in HEADINGS {
-        let _ = write!(out, "<th>{english} · {korean}</th>");
+        write!(out, "<th>{english} · {korean}</th>")?;
     }
-    out += "</tr>\n";
+    writeln!(out, "</tr>")?;
     for row in rows {
         let class = if row.trust.is_weak() { " class=\"weak\"" } else { "" };
-        let _ = write!(out, "<tr{class}>");
+        write!(out, "<tr{class}>")?;
         for cell in cells(row) {
-            let _ = write!(out, "<td>{}</td>", escape(&cell));
+            write!(out, "<td>{}</td>", escape(&cell))?;
         }
-        out += "</tr>\n";
+        writeln!(out, "</tr>")?;
     }
-    out + "</table></html>\n"
+    writeln!(out, "</table></html>")
 }
 
 /// Names are hostile: nothing of them may become markup.

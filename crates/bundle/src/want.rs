@@ -17,8 +17,9 @@ use std::path::Path;
 use artifact::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::beside::write_beside;
 use crate::document::{Assumed, DOCUMENT_LIMIT};
-use crate::pack::{sync_folder, write_beside};
+use crate::pack::sync_folder;
 use crate::{Error, Result};
 
 const FIRST: &str = "# naru want-list 1";
@@ -87,7 +88,7 @@ impl WantList {
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let folder = path.parent().unwrap_or(path);
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        write_beside(path, self.to_text().as_bytes())?;
+        write_beside(path, |file| file.write_all(self.to_text().as_bytes()))?;
         sync_folder(folder)
     }
 

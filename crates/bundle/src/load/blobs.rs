@@ -48,7 +48,7 @@ impl Loading<'_> {
                     (Some(What::Part(digest)), Some(part)) => {
                         let pieces = cut.entry(digest).or_default();
                         if !pieces.iter().any(|(_, known, _)| known.name == member.name) {
-                            pieces.push((number, member.clone(), part.clone()));
+                            pieces.push((number, member.clone(), (**part).clone()));
                         }
                     }
                     _ => {}
