@@ -105,6 +105,27 @@ fn every_runtime_loads_what_is_exported() {
         back.ok(["load", "--unsigned", file])?;
         ensure!(back.ok(["ls"])?.stdout.contains(image.digest()));
 
+        // By its digest, as pods name images, whatever names it has; and a tag with a digest means both.
+        let repository = name.strip_suffix(":1").context("its tag")?;
+        inside.ok(["load", "--unsigned", "--as", &format!("image:{repository}:2"), file])?;
+        let digest = image.digest();
+        for pinned in [digest, &format!("{repository}@{digest}"), &format!("{name}@{digest}")] {
+            let by_digest = folder.join("by-digest.tar");
+            inside.ok(["export", pinned, "-o", text(&by_digest)?])?;
+            ensure!(std::fs::read(&by_digest)? == std::fs::read(&archive)?, "{pinned} is another archive");
+        }
+        let other = format!("{name}@sha256:{}", "a".repeat(64));
+        for arguments in [
+            &["show", &other][..],
+            &["export", &other, "-o", text(&folder.join("missing.tar"))?],
+            &["push", &other, "--to", "127.0.0.1:1", "--dry-run"],
+            &["rm", &other],
+        ] {
+            let outcome = inside.run(arguments)?;
+            let says = format!("{name} is {digest} here");
+            ensure!(!outcome.status.success() && outcome.stderr.contains(&says), "{arguments:?}: {}", outcome.stderr);
+        }
+
         // What cannot be is said, and leaves nothing behind.
         let missing = folder.join("missing.tar");
         for (arguments, words) in [

@@ -2,18 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Repository};
+use crate::{Digest, Entry, Repository};
 
 /// One wished-for entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// Its repository.
     pub repository: Repository,
-    /// Its name there.
-    pub name: String,
-    /// The digest that the lock says it has.
-    pub digest: Digest,
-    /// Of an image: the manifests below `digest` to carry (all platforms' that were chosen). `None`: whatever the
+    /// The entry, as the lock has it: the same lock gives the same bytes, whatever else was pulled since.
+    pub entry: Entry,
+    /// Of an image: the manifests below its digest to carry (all platforms' that were chosen). `None`: whatever the
     /// store marks as carried.
     pub manifests: Option<Vec<Digest>>,
 }

@@ -326,7 +326,7 @@ async fn a_lock_gives_the_same_bundle_each_time() {
     }
     change.entry(&repository, entry("1", manifests[0], 1));
     store.apply(change).await.unwrap();
-    let wanted = artifact::Wanted { repository, name: "1".into(), digest: manifests[0], manifests: Some(manifests) };
+    let wanted = artifact::Wanted { repository, entry: entry("1", manifests[0], 1), manifests: Some(manifests) };
     let mut ids = HashSet::new();
     for n in 0..5 {
         let out = folder.path().join(n.to_string());
@@ -568,18 +568,36 @@ async fn hostile_volumes_are_refused_by_name() {
 }
 
 #[tokio::test]
+async fn another_pull_changes_nothing_of_what_a_lock_packs() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = filled(&folder.path().join("outside")).await;
+    let repository = Repository::files("dl.k8s.io");
+    let locked = entry("release/tiny", Digest::of(b"tiny"), 4);
+    let wanted = artifact::Wanted { repository: repository.clone(), entry: locked.clone(), manifests: None };
+    let selection = Selection::These(vec![wanted]);
+    let pack = async |name: &str| {
+        let out = folder.path().join(name);
+        bundle::pack(&store, &selection, options(&out, None), Arc::new(Silent)).await.unwrap().id
+    };
+    let before = pack("before").await;
+    // Another list asked for the same, later and in another way.
+    let later = Entry { seen: 999, origin: "elsewhere".to_owned(), trust: Trust::FirstUse, ..locked };
+    let mut change = Change::new();
+    change.force().entry(&repository, later);
+    store.apply(change).await.unwrap();
+    assert_eq!(store.entry(&repository, "release/tiny").await.unwrap().unwrap().seen, 999);
+    assert_eq!(pack("after").await, before);
+}
+
+#[tokio::test]
 async fn volumes_of_two_bundles_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let (one, out) = packed(folder.path(), None).await;
     let store = Store::open(&folder.path().join("outside")).await.unwrap();
     let other = folder.path().join("other");
     let files = Repository::files("dl.k8s.io");
-    let tiny = artifact::Wanted {
-        repository: files,
-        name: "release/tiny".into(),
-        digest: Digest::of(b"tiny"),
-        manifests: None,
-    };
+    let tiny =
+        artifact::Wanted { repository: files, entry: entry("release/tiny", Digest::of(b"tiny"), 4), manifests: None };
     let two =
         bundle::pack(&store, &Selection::These(vec![tiny]), options(&other, None), Arc::new(Silent)).await.unwrap();
     let both = [one.volumes[0].path.clone(), two.volumes[0].path.clone()];
@@ -598,8 +616,7 @@ async fn what_is_not_there_is_refused_before_a_byte_is_written() {
     let store = filled(&folder.path().join("outside")).await;
     let gone = artifact::Wanted {
         repository: Repository::image("b.io", "x"),
-        name: "9".into(),
-        digest: Digest::of(b"?"),
+        entry: entry("9", Digest::of(b"?"), 1),
         manifests: None,
     };
     let out = folder.path().join("medium");

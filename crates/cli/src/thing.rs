@@ -15,7 +15,8 @@ use crate::size::size;
 /// How many manifests above a digest are walked. Real graphs have two or three.
 const ANCESTORS: usize = 10_000;
 
-/// The entries that `text` names. Several, when repositories of different kinds or hosts have that name.
+/// The entries that `text` names. Several, when repositories of different kinds or hosts have that name, or a digest has
+/// several names.
 ///
 /// # Errors
 /// When the store cannot be read. Nothing found is an empty answer.
@@ -24,6 +25,16 @@ pub(crate) async fn find(store: &Store, text: &str) -> anyhow::Result<Vec<Hit>> 
         return Ok(store.entries_of(&digest).await?);
     }
     let mut hits = Vec::new();
+    if let Some((name, digest)) = pinned(text) {
+        // Both must be right: a tag that has moved on is not what was meant.
+        let meanings = meanings(name);
+        let is_tagged = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+        hits = store.entries_of(&digest).await?;
+        hits.retain(|Hit { repository, entry }| {
+            meanings.iter().any(|(meant, tag)| meant == repository && (!is_tagged || *tag == entry.name))
+        });
+        return Ok(hits);
+    }
     for (repository, name) in meanings(text) {
         if let Some(entry) = store.entry(&repository, &name).await? {
             hits.push(Hit { repository, entry });
@@ -40,7 +51,7 @@ pub(crate) async fn find_one(store: &Store, text: &str) -> anyhow::Result<Hit> {
     let mut hits = find(store, text).await?;
     match (hits.pop(), hits.pop()) {
         (Some(only), None) => Ok(only),
-        (None, _) => Err(missing(text).into()),
+        (None, _) => Err(missing(store, text).await?.into()),
         (Some(last), Some(other)) => {
             let (last, other) =
                 (label(&last.repository, &last.entry.name), label(&other.repository, &other.entry.name));
@@ -51,10 +62,41 @@ pub(crate) async fn find_one(store: &Store, text: &str) -> anyhow::Result<Hit> {
     }
 }
 
+/// As [`find_one`], where one name is as good as another: of several that a digest has, the first.
+///
+/// # Errors
+/// When there is none, or names of different digests.
+pub(crate) async fn find_bytes(store: &Store, text: &str) -> anyhow::Result<Hit> {
+    let mut hits = find(store, text).await?.into_iter();
+    match hits.next() {
+        Some(first) if hits.all(|other| other.entry.digest == first.entry.digest) => Ok(first),
+        _ => find_one(store, text).await,
+    }
+}
+
 /// The error when a store has not what was asked for.
-pub(crate) fn missing(text: &str) -> Failure {
-    Failure::new(format!("the store has nothing named `{text}`"))
-        .hint(format!("look for a part of the name: `naru search {}`", text.rsplit('/').next().unwrap_or(text)))
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) async fn missing(store: &Store, text: &str) -> anyhow::Result<Failure> {
+    if let Some((name, _)) = pinned(text) {
+        for (repository, entry) in meanings(name) {
+            if let Some(there) = store.entry(&repository, &entry).await? {
+                let label = label(&repository, &entry);
+                return Ok(Failure::new(format!("{label} is {} here, and `{text}` is another", there.digest))
+                    .hint("write the name alone to mean what is here"));
+            }
+        }
+    }
+    let name = pinned(text).map_or(text, |(name, _)| name);
+    Ok(Failure::new(format!("the store has nothing named `{text}`"))
+        .hint(format!("look for a part of the name: `naru search {}`", name.rsplit('/').next().unwrap_or(name))))
+}
+
+/// A name with the digest that it must have.
+fn pinned(text: &str) -> Option<(&str, Digest)> {
+    let (name, digest) = text.split_once('@')?;
+    Some((name, digest.parse().ok()?))
 }
 
 /// Which entries a name may mean, the likeliest first.
@@ -64,11 +106,6 @@ fn meanings(text: &str) -> Vec<(Repository, String)> {
     let (name, tag) = text.rsplit_once(':').filter(|(_, tag)| valid_tag(tag)).unwrap_or((text, "latest"));
     if valid_name(name) {
         meanings.push((Repository::image("", name), tag.to_owned()));
-    }
-    if let Some((name, digest)) = text.split_once('@') {
-        if valid_name(name) {
-            meanings.push((Repository::image("", name), digest.to_owned()));
-        }
     }
     if let Ok(reference) = Reference::from_str(text) {
         meanings.push((reference.repository(), reference.entry_name()));

@@ -10,7 +10,7 @@ mod walk;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use artifact::{Digest, Reference, Repository, Selection, Trust, Wanted};
+use artifact::{Digest, Entry, Reference, Repository, Selection, Trust, Wanted};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -156,6 +156,20 @@ pub struct LockedLocal {
     pub resolved: i64,
 }
 
+impl LockedLocal {
+    /// What a store names among the files of this machine.
+    pub fn entry(&self) -> Entry {
+        Entry {
+            name: self.path.clone(),
+            digest: self.digest,
+            size: self.size,
+            seen: self.resolved,
+            origin: self.source.display().to_string(),
+            trust: Trust::Local,
+        }
+    }
+}
+
 /// How much a lock holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -180,6 +194,21 @@ impl LockedImage {
         self.all_manifests().flat_map(|manifest| &manifest.blobs).filter(|blob| !blob.skipped)
     }
 
+    /// What a store names: the image itself, then what is attached to it by a tag.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        let named = self.attached.iter().filter_map(|one| Some((one.tag.clone()?, one.digest, Trust::Tag)));
+        let own = (self.reference.entry_name(), self.digest, self.trust);
+        std::iter::once(own).chain(named).map(|(name, digest, trust)| {
+            let size = self.all_manifests().find(|one| one.digest == digest).map_or(0, |one| one.size);
+            let origin = if name == self.reference.entry_name() {
+                self.reference.to_string()
+            } else {
+                format!("{}:{name}", self.reference.repository())
+            };
+            Entry { name, digest, size, seen: self.resolved, origin, trust }
+        })
+    }
+
     /// How many blobs are left out.
     pub fn skipped(&self) -> usize {
         self.all_manifests().flat_map(|manifest| &manifest.blobs).filter(|blob| blob.skipped).count()
@@ -190,6 +219,18 @@ impl LockedFile {
     /// Where it is served.
     pub fn repository(&self) -> Repository {
         Repository::files(&self.host)
+    }
+
+    /// What a store names there.
+    pub fn entry(&self) -> Entry {
+        Entry {
+            name: self.path.clone(),
+            digest: self.digest,
+            size: self.size,
+            seen: self.resolved,
+            origin: self.url.to_string(),
+            trust: self.trust,
+        }
     }
 
     fn check(&self) -> Check {
@@ -268,28 +309,19 @@ impl Lock {
     pub fn selection(&self) -> Selection {
         let mut wanted = Vec::new();
         for image in &self.images {
-            let repository = image.reference.repository();
             // Referrers have no name of their own: they come with what they refer to.
             let below = image.all_manifests().map(|manifest| manifest.digest).filter(|digest| *digest != image.digest);
-            wanted.push(Wanted {
+            let manifests = std::iter::once(Some(below.collect())).chain(std::iter::repeat(None));
+            let repository = image.reference.repository();
+            wanted.extend(image.entries().zip(manifests).map(|(entry, manifests)| Wanted {
                 repository: repository.clone(),
-                name: image.reference.entry_name(),
-                digest: image.digest,
-                manifests: Some(below.collect()),
-            });
-            wanted.extend(image.attached.iter().filter_map(|attached| {
-                Some(Wanted {
-                    repository: repository.clone(),
-                    name: attached.tag.clone()?,
-                    digest: attached.digest,
-                    manifests: None,
-                })
+                entry,
+                manifests,
             }));
         }
-        let file =
-            |repository, name: &String, digest| Wanted { repository, name: name.clone(), digest, manifests: None };
-        wanted.extend(self.files.iter().map(|locked| file(locked.repository(), &locked.path, locked.digest)));
-        wanted.extend(self.local.iter().map(|locked| file(Repository::files(LOCAL), &locked.path, locked.digest)));
+        let file = |(repository, entry)| Wanted { repository, entry, manifests: None };
+        wanted.extend(self.files.iter().map(|locked| file((locked.repository(), locked.entry()))));
+        wanted.extend(self.local.iter().map(|locked| file((Repository::files(LOCAL), locked.entry()))));
         Selection::These(wanted)
     }
 

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use artifact::{Digest, Entry, Manifest, Progress, Reference, Repository, Trust};
+use artifact::{Digest, Entry, Manifest, Progress, Repository};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -247,12 +247,8 @@ impl<'a> Pulling<'a> {
             let omitted = read.links().map(|link| link.digest).filter(|digest| !carried.contains(digest)).collect();
             change.manifest(&repository, &locked.digest, bytes, &media_type, omitted);
         }
-        let named = image.attached.iter().filter_map(|one| Some((one.tag.clone()?, one.digest, Trust::Tag)));
-        let own = (image.reference.entry_name(), image.digest, image.trust);
-        for (name, digest, trust) in named.chain([own]) {
-            let size = image.all_manifests().find(|one| one.digest == digest).map_or(0, |one| one.size);
-            let origin = origin(&image.reference, &name);
-            change.entry(&repository, Entry { name, digest, size, seen: image.resolved, origin, trust });
+        for entry in image.entries() {
+            change.entry(&repository, entry);
         }
         Ok(self.store.apply(change).await?.replaced)
     }
@@ -268,28 +264,12 @@ impl<'a> Pulling<'a> {
 
     async fn file(&self, file: &LockedFile) -> Result<Vec<Replaced>> {
         self.blob(&file.digest, Place::Upstream(Source::Web(&file.url, Some(file.size)))).await?;
-        let entry = Entry {
-            name: file.path.clone(),
-            digest: file.digest,
-            size: file.size,
-            seen: file.resolved,
-            origin: file.url.to_string(),
-            trust: file.trust,
-        };
-        self.name_file(&file.repository(), entry).await
+        self.name_file(&file.repository(), file.entry()).await
     }
 
     async fn local(&self, file: &LockedLocal) -> Result<Vec<Replaced>> {
         self.blob(&file.digest, Place::Disk(self.folder.join(&file.source))).await?;
-        let entry = Entry {
-            name: file.path.clone(),
-            digest: file.digest,
-            size: file.size,
-            seen: file.resolved,
-            origin: file.source.display().to_string(),
-            trust: Trust::Local,
-        };
-        self.name_file(&Repository::files(LOCAL), entry).await
+        self.name_file(&Repository::files(LOCAL), file.entry()).await
     }
 
     async fn name_file(&self, repository: &Repository, entry: Entry) -> Result<Vec<Replaced>> {
@@ -297,9 +277,4 @@ impl<'a> Pulling<'a> {
         change.force().grant_blob(repository, &entry.digest).entry(repository, entry);
         Ok(self.store.apply(change).await?.replaced)
     }
-}
-
-/// Where an entry of an image came from.
-fn origin(reference: &Reference, name: &str) -> String {
-    if name == reference.entry_name() { reference.to_string() } else { format!("{}:{name}", reference.repository()) }
 }

@@ -117,8 +117,7 @@ async fn everything(store: &Store, is_meant: impl Fn(&Entry) -> bool) -> Result<
                 name.clone_from(&last.name);
                 wanted.extend(entries.into_iter().filter(|entry| is_meant(entry)).map(|entry| Wanted {
                     repository: repository.clone(),
-                    name: entry.name,
-                    digest: entry.digest,
+                    entry,
                     manifests: None,
                 }));
             }
@@ -127,7 +126,8 @@ async fn everything(store: &Store, is_meant: impl Fn(&Entry) -> bool) -> Result<
 }
 
 /// A wished-for entry as people write it.
-fn shown(Wanted { repository, name, .. }: &Wanted) -> String {
+fn shown(Wanted { repository, entry, .. }: &Wanted) -> String {
+    let name = &entry.name;
     match repository.kind {
         Kind::Image if name.contains(':') => format!("{repository}@{name}"),
         Kind::Image => format!("{repository}:{name}"),
@@ -148,21 +148,21 @@ struct Gathering<'a> {
 
 impl Gathering<'_> {
     async fn want(&mut self, wanted: &Wanted) -> Result<()> {
-        let Wanted { repository, name, digest, manifests } = wanted;
-        let shown = shown(wanted);
-        let entry = match self.store.entry(repository, name).await? {
-            Some(entry) if entry.digest == *digest => entry,
-            Some(entry) => {
-                self.missing.push(format!("{shown} is {} here, not {digest}", entry.digest));
+        let Wanted { repository, entry, manifests } = wanted;
+        let (shown, digest) = (shown(wanted), &entry.digest);
+        match self.store.entry(repository, &entry.name).await? {
+            Some(there) if there.digest == *digest => {}
+            Some(there) => {
+                self.missing.push(format!("{shown} is {} here, not {digest}", there.digest));
                 return Ok(());
             }
             None => {
                 self.missing.push(format!("{shown} is not here"));
                 return Ok(());
             }
-        };
+        }
         let tree = self.trees.entry(repository.clone()).or_insert_with(|| Tree::new(repository.clone()));
-        tree.entries.insert(name.clone(), entry);
+        tree.entries.insert(entry.name.clone(), entry.clone());
         match repository.kind {
             Kind::Image => self.image(repository, digest, manifests.as_deref(), &shown).await,
             _ => self.blob(digest, &shown).await,

@@ -122,7 +122,7 @@ pub(super) async fn from_bundle(
 pub(super) async fn named(store: &Store, texts: &[String]) -> anyhow::Result<Vec<Exported>> {
     let mut images = Vec::new();
     for text in texts {
-        let hit = thing::find_one(store, text).await?;
+        let hit = thing::find_bytes(store, text).await?;
         if hit.repository.kind != Kind::Image {
             return Err(Failure::new(format!("`{text}` is no image")).hint("an archive is for images").into());
         }

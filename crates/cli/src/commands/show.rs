@@ -24,7 +24,9 @@ pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> an
     }
     if hits.is_empty() {
         // A manifest or a blob below an entry has a digest and no name.
-        let digest = request.name.parse::<Digest>().map_err(|_| thing::missing(&request.name))?;
+        let Ok(digest) = request.name.parse::<Digest>() else {
+            return Err(thing::missing(store, &request.name).await?.into());
+        };
         bare(store, &digest, &request.name, voice).await?;
     }
     Ok(Exit::Done)
@@ -79,7 +81,7 @@ async fn bare(store: &Store, digest: &Digest, name: &str, voice: &Speaker) -> an
         });
         return voice.answer(&lines.join("\n"), &value);
     }
-    let blob = store.blob(digest).await?.ok_or_else(|| thing::missing(name))?;
+    let Some(blob) = store.blob(digest).await? else { return Err(thing::missing(store, name).await?.into()) };
     let text = format!("{digest}\n  blob  {}", size(blob.size));
     voice.answer(&text, &json!({ "digest": digest, "size": blob.size }))
 }

@@ -46,5 +46,5 @@ pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> an
             )?;
         }
     }
-    if found { Ok(Exit::Done) } else { Err(thing::missing(&request.name).into()) }
+    if found { Ok(Exit::Done) } else { Err(thing::missing(store, &request.name).await?.into()) }
 }

@@ -211,7 +211,7 @@ fn what_is_carried_is_counted_once() {
     assert_eq!((totals.images, totals.files, totals.things), (2, 2, 8));
     assert_eq!(totals.bytes, 2 * 700 + 2 * 500 + 300 + 3_000_000 + 57);
     let Selection::These(wanted) = example().selection() else { panic!("not a list") };
-    let names: Vec<_> = wanted.iter().map(|one| format!("{} {}", one.repository, one.name)).collect();
+    let names: Vec<_> = wanted.iter().map(|one| format!("{} {}", one.repository, one.entry.name)).collect();
     let tag = example().images[0].attached[0].tag.clone().unwrap();
     assert_eq!(names[0], "docker.io/library/nginx latest");
     assert_eq!(names[1], format!("docker.io/library/nginx {tag}"));
