@@ -66,6 +66,11 @@ fn volumes_have_the_size_and_the_name_that_a_site_wants() {
             inside.load(&out)?;
             ensure!(inside.ok(["ls"])?.stdout.contains(&name), "{size}: it did not arrive");
         }
+        // A stick that is not mounted is no folder to make on this machine's own disk.
+        let nowhere = folder.join("no-stick/medium");
+        let outcome = outside.run(["pack", "-o", text(&nowhere)?])?;
+        ensure!(!outcome.status.success() && outcome.stderr.contains("is the medium mounted?"), "{}", outcome.stderr);
+        ensure!(!folder.join("no-stick").exists(), "a mount point was made");
         // What a gateway or a burner calls them does not matter.
         let renamed = folder.make("renamed")?;
         for (volume, number) in volumes(&folder.join("10MiB"))?.iter().zip(1..) {

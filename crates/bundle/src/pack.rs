@@ -5,7 +5,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read as _, Seek as _};
+use std::io::{ErrorKind, Read as _, Seek as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,11 +106,11 @@ pub async fn pack(
         return Err(Error::VolumeSize { size, why: "the least is 10 MiB".to_owned() });
     }
     let out = options.out.clone();
-    let missing: Vec<&Path> =
-        out.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
-    std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
-    for made in missing {
-        sync_folder(made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    // One folder is made and none above it: where that one is not there, no medium is mounted.
+    match std::fs::create_dir(&out) {
+        Ok(()) => sync_folder(out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")))?,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && !out.is_file() => {}
+        Err(error) => return Err(Error::io(&out)(error)),
     }
     let mut options = options;
     let is_vfat = rustix::fs::statfs(&out).is_ok_and(|status| status.f_type == VFAT);
