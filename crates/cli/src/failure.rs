@@ -90,7 +90,16 @@ fn line(error: &anyhow::Error) -> String {
             line.push_str(text);
         }
     }
-    line
+    plain(&line)
+}
+
+/// Without what would move a terminal's cursor or colour it: names from outside are in it.
+fn plain(line: &str) -> String {
+    let shown = |letter: char| match letter {
+        letter if letter.is_control() && letter != '\n' => letter.escape_default().to_string(),
+        letter => letter.to_string(),
+    };
+    line.chars().map(shown).collect()
 }
 
 fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
