@@ -57,9 +57,8 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
         Some(false) => "not trusted here",
         None => "compare it with what `naru pack` printed",
     };
-    if verified.trusted.is_none() {
-        voice.say(&format!("when it is the same, trust it: naru key trust {}", verified.key));
-    }
+    // Whoever finds it the same wants it for `naru key trust`.
+    let key = verified.trusted.is_none().then(|| format!("\n  public key {}", verified.key)).unwrap_or_default();
     let medium = if verified.bypassed {
         "read from the medium, past the page cache"
     } else {
@@ -86,7 +85,7 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     };
     let text = format!(
         "{}: bundle {}\n  in words  {}\n  volumes   {read} of {of}\n  members   {} ({}), every one hashed\n  entries   \
-         {} whole\n  signed by {} ({signer})\n  {medium}{difference}{parity}",
+         {} whole\n  signed by {} ({signer}){key}\n  {medium}{difference}{parity}",
         match (whole, verified.is_covered()) {
             (true, _) => "whole",
             (false, true) => "NOT WHOLE, but covered by parity",
