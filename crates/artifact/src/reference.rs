@@ -104,7 +104,9 @@ impl FromStr for Reference {
                 let host = normalise_host(first).ok_or_else(|| invalid("its first part is not a host"))?;
                 // `ABC/x` names a host to docker, but written in lower case it would name docker.io/abc/x.
                 if !is_host(&host) {
-                    return Err(invalid("a host without a dot needs its port"));
+                    return Err(invalid(
+                        "names of repositories are lower case, and a host without a dot needs its port",
+                    ));
                 }
                 (host, name.to_owned())
             }

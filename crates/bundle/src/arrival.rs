@@ -1,6 +1,5 @@
 //! What a file is that came through a diode or a gateway: known from its own beginning, and whether all of it is there.
 
-use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -8,7 +7,7 @@ use artifact::Digest;
 
 use crate::document::HEAD;
 use crate::parity::Parity;
-use crate::{Error, Result, Volume, tar};
+use crate::{Result, Volume, open_file, tar};
 
 /// A volume or a parity file that is all there. Its members are not hashed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +24,9 @@ impl Arrival {
     /// Looks at a file; `None`: it is neither a volume nor parity.
     ///
     /// # Errors
-    /// [`Error::NotAVolume`] as long as it is not all there; else what is wrong with it.
+    /// [`crate::Error::NotAVolume`] as long as it is not all there; else what is wrong with it.
     pub fn look(path: &Path) -> Result<Option<Self>> {
-        let file = File::open(path).map_err(Error::io(path))?;
+        let file = open_file(path)?;
         if Parity::is_one(&file) {
             let parity = Parity::read(path, file)?;
             return Ok(Some(Self { bundle: parity.bundle(), volume: None, of: parity.volumes() }));

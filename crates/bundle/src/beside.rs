@@ -6,16 +6,24 @@ use std::io::{self, BufWriter, Read as _, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use artifact::{Digest, Hasher};
+use artifact::{Digest, Hasher, Progress};
 use store::Store;
 
 use crate::document::What;
+use crate::medium::{Medium, Past};
 use crate::pack::{PackOptions, Packed, SEED};
 use crate::plan::{Item, Layout, Source};
 use crate::report::{self, Format, Places};
 use crate::tree::Tree;
 use crate::volume::CHUNK;
-use crate::{Error, Result};
+use crate::{Error, Result, Verified, is_named_parity, is_named_volume, open_file, plan};
+
+/// The checksums of all that lies there, as `sha256sum -c` reads them.
+const SUMS: &str = "SHA256SUMS";
+/// All that lies beside the volumes: nothing that is loaded.
+pub(crate) const BESIDE: [&str; 6] = ["CONTENTS.html", "CONTENTS.csv", "README.txt", "naru", SEED, SUMS];
+/// The most of it that is read: a line is about 80 bytes.
+const SUMS_LIMIT: u64 = 8 << 20;
 
 /// The store that is packed, as a report reads it.
 struct There<'a> {
@@ -46,7 +54,9 @@ pub(crate) fn write(
     options: &PackOptions,
 ) -> Result<()> {
     let out = &options.out;
-    let mut sums: BTreeMap<String, Digest> = earlier_sums(&out.join("SHA256SUMS"), &layout);
+    let key = layout.volumes.first().map(|volume| plan::read_head(&volume.head, out)).transpose()?;
+    let key = key.map(|(_, key)| key.to_line()).unwrap_or_default();
+    let mut sums: BTreeMap<String, Digest> = earlier_sums(&out.join(SUMS), &layout);
     let mut places = Places::new();
     let mut there = There { store, manifests: HashMap::new(), blobs: HashMap::new() };
     for (number, volume) in (1_u32..).zip(layout.volumes) {
@@ -72,7 +82,7 @@ pub(crate) fn write(
     }
     drop(rows);
     // The archive may be another run's, of another volume.
-    let readme = readme(packed, options.suffix.as_str(), out.join(SEED).exists());
+    let readme = readme(packed, &key, options.suffix.as_str(), out.join(SEED).exists());
     let digest = write_beside(&out.join("README.txt"), |file| file.write_all(readme.as_bytes()))?;
     sums.insert("README.txt".to_owned(), digest);
     if let Some(binary) = &options.binary {
@@ -82,7 +92,7 @@ pub(crate) fn write(
         let name = volume.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         sums.insert(name, volume.sha256);
     }
-    write_beside(&out.join("SHA256SUMS"), |file| {
+    write_beside(&out.join(SUMS), |file| {
         sums.iter().try_for_each(|(name, digest)| writeln!(file, "{}  {name}", digest.hex()))
     })?;
     Ok(())
@@ -130,6 +140,56 @@ fn earlier_sums(path: &Path, layout: &Layout) -> BTreeMap<String, Digest> {
     lines.collect()
 }
 
+/// Hashes what lies beside the volumes in a folder and is listed in its `SHA256SUMS`. Nobody has signed that list, so
+/// it names nothing but files in its own folder.
+pub(crate) fn check(folder: &Path, progress: &dyn Progress, verified: &mut Verified) -> Result<()> {
+    let path = folder.join(SUMS);
+    if !path.exists() {
+        // Volumes may be carried by themselves.
+        return Ok(());
+    }
+    let mut text = String::new();
+    let read =
+        open_file(&path).and_then(|file| file.take(SUMS_LIMIT).read_to_string(&mut text).map_err(Error::io(&path)));
+    let mut damage: Vec<String> = read.err().iter().map(ToString::to_string).collect();
+    let is_plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    for (number, line) in (1_u32..).zip(text.lines()) {
+        let Some((Ok(digest), name)) = line.split_once("  ").map(|(hex, name)| (Digest::from_hex(hex), name)) else {
+            damage.push(format!("{}: line {number} is no checksum", path.display()));
+            continue;
+        };
+        let file = folder.join(name);
+        if !is_plain(name) || is_named_volume(&file) || is_named_parity(&file) {
+            continue;
+        }
+        if !file.exists() {
+            verified.beside.push(name.to_owned());
+            continue;
+        }
+        let found = open_file(&file).and_then(|opened| {
+            let size = opened.metadata().map_err(Error::io(&file))?.len();
+            let (mut medium, mut hasher) = (Medium::open(&file)?, Hasher::sha256());
+            progress.begin("verify", size);
+            let streamed = medium.stream(0, size, |bytes| {
+                hasher.update(bytes);
+                progress.advance(bytes.len() as u64);
+            });
+            progress.end();
+            verified.bypassed &= medium.past == Past::Bypassed;
+            streamed.map(|()| hasher.finish())
+        });
+        match found {
+            Ok(found) if found == digest => {}
+            Ok(_) => damage.push(format!("{}: it is not what {SUMS} beside it says", file.display())),
+            Err(error) => damage.push(error.to_string()),
+        }
+    }
+    // No parity brings any of it back.
+    verified.is_beyond |= !damage.is_empty();
+    verified.damage.extend(damage);
+    Ok(())
+}
+
 /// Copies the program, unless it lies there already; answers its digest.
 fn copy_binary(from: &Path, to: &Path) -> Result<Digest> {
     let hash = |path: &Path| -> Result<Digest> {
@@ -156,7 +216,7 @@ fn copy_binary(from: &Path, to: &Path) -> Result<Digest> {
     Ok(digest)
 }
 
-fn readme(packed: &Packed, suffix: &str, has_seed: bool) -> String {
+fn readme(packed: &Packed, key: &str, suffix: &str, has_seed: bool) -> String {
     let Packed { id, words, fingerprint, of, .. } = packed;
     let first = crate::volume_name(1, suffix);
     let last = crate::volume_name(*of, suffix);
@@ -175,7 +235,10 @@ fn readme(packed: &Packed, suffix: &str, has_seed: bool) -> String {
          The bundle's name, to compare by telephone or on paper:\n\
          \n    {words}\n    {hex}\n\
          \n\
-         Signed by key {fingerprint}.\n\
+         Signed by key {fingerprint}, which in full is\n\
+         \n    {key}\n\
+         \n\
+         Compare the fingerprint with what `naru pack` printed, not only with this file; then: ./naru key trust {key}\n\
          What is in it: CONTENTS.html, CONTENTS.csv. Checksums: SHA256SUMS (sha256sum -c SHA256SUMS).\n\
          \n\
          To check it:        ./naru verify .\n\
@@ -192,6 +255,7 @@ fn readme(packed: &Packed, suffix: &str, has_seed: bool) -> String {
          \n\
          볼륨 {of}개: {first}부터 {last}까지. 각 볼륨은 서명된 일반 tar 파일이며, 따로 검증하고 실을 수 있습니다.\n\
          번들의 이름(전화나 종이로 대조하십시오)은 위의 여덟 단어입니다. 서명 키: {fingerprint}\n\
+         지문을 이 파일이 아니라 `naru pack`이 출력한 것과 대조한 뒤: ./naru key trust {key}\n\
          내용 목록: CONTENTS.html, CONTENTS.csv. 체크섬: SHA256SUMS (sha256sum -c SHA256SUMS)\n\
          \n\
          검증:        ./naru verify .\n\

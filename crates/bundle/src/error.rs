@@ -98,6 +98,14 @@ pub enum Error {
         /// What it is, as far as its bytes tell.
         what: String,
     },
+    /// What should be a file is something else, of which no part can be read by itself.
+    #[error("{path} is {what}, and must be a file")]
+    NoFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// An archive that somebody else has made cannot be read.
     #[error("{path}: {why}")]
     Archive {
@@ -281,6 +289,9 @@ impl Error {
                 io::ErrorKind::FileTooLarge => {
                     "that file system takes no files of this size; use --volume-size fat32".to_owned()
                 }
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                    "a file lies there where a folder is wanted: name another".to_owned()
+                }
                 io::ErrorKind::NotFound => "check the path; is the medium mounted?".to_owned(),
                 _ => "the medium may be damaged; try another copy".to_owned(),
             },
@@ -300,6 +311,10 @@ impl Error {
             Self::NothingToLoad { .. } | Self::Strange { .. } => {
                 "what can be loaded: volumes of a bundle; what `docker save`, `podman save` and `ctr image export` write; \
                  OCI layouts; all of those compressed by gzip, zstd or xz; and folders of them"
+                    .to_owned()
+            }
+            Self::NoFile { .. } => {
+                "its parts are read in any order: write what comes through a pipe, or from `<(...)`, into a file first"
                     .to_owned()
             }
             Self::Archive { .. } => "get the archive again from where it was made; nothing of a damaged one is taken over".to_owned(),

@@ -24,6 +24,9 @@
 
 #![warn(missing_docs)]
 
+use std::ffi::OsStr;
+use std::path::Path;
+
 mod arrival;
 mod beside;
 mod document;
@@ -62,6 +65,7 @@ pub use foreign::{As, Imported, Piece, Sort, import, pieces};
 pub use gather::{Document, Gathered, gather};
 pub use lines::List;
 pub use load::{LoadOptions, Loaded, Pending, Spares, load};
+pub use medium::open_file;
 pub use pack::{PackOptions, Packed, PackedVolume, pack};
 pub use parity::{Covered, repair};
 pub use prune::{Names, stale};
@@ -70,9 +74,20 @@ pub use report::{Beside, CosignKey, Counts, Findings, Format, Row, arrange, repo
 pub use shelf::{Extent, Lying, Shelf};
 pub use sign::{PublicKey, SecretKey, Signature};
 pub use verify::{Verified, verify, verify_for};
-pub use volume::{Volume, volumes_below};
+pub use volume::{Volume, signer, volumes_below};
 pub use want::{WantList, Wanting};
 pub use words::words;
+
+/// Whether a file bears a volume's name, whatever its ending: what is damaged is known by that alone.
+pub(crate) fn is_named_volume(path: &Path) -> bool {
+    let name = path.file_name().map(OsStr::as_encoded_bytes).and_then(|name| name.strip_prefix(b"naru-"));
+    name.and_then(|rest| rest.get(..4)).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))
+}
+
+/// The same, of a parity file's name.
+pub(crate) fn is_named_parity(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"naru-parity-"))
+}
 
 /// Names of volumes: `naru-0001` and the suffix.
 pub(crate) fn volume_name(number: usize, suffix: &str) -> String {

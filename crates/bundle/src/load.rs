@@ -25,7 +25,7 @@ use crate::parity::{self, Parity};
 use crate::tree::Tree;
 use crate::verify::{Documents, documents};
 use crate::volume::Volume;
-use crate::{As, Error, Names, Plan, PublicKey, Result, WantList, key, roots, words};
+use crate::{As, Error, Names, Plan, PublicKey, Result, WantList, is_named_parity, key, roots, words};
 
 /// How a bundle is to be loaded.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +58,8 @@ pub struct Loaded {
     pub words: String,
     /// Who signed it.
     pub fingerprint: String,
+    /// That key, as `naru key trust` takes it.
+    pub key: String,
     /// By which name that key is trusted; `None`: no key is trusted here yet.
     pub trusted: Option<String>,
     /// Blobs that were written, and their bytes.
@@ -102,7 +104,11 @@ pub async fn load(
         }
     }
     if bundles.is_empty() {
-        return Err(damage.pop().unwrap_or(Error::NoVolumes { path: PathBuf::from("what was given") }));
+        let nothing = || match parities.values().flatten().next() {
+            Some(parity) => parity.alone(parities.values().flatten().count()),
+            None => Error::NoVolumes { path: PathBuf::from("what was given") },
+        };
+        return Err(damage.pop().unwrap_or_else(nothing));
     }
     let mut all = Vec::new();
     let loading = |id: Digest| Loading { store, id, options, progress: &progress };
@@ -114,6 +120,7 @@ pub async fn load(
             id: id.hex(),
             words: words(&id),
             fingerprint: signer.map(PublicKey::fingerprint).unwrap_or_default(),
+            key: signer.map(PublicKey::to_line).unwrap_or_default(),
             trusted: trusted.map(|one| one.name.clone()),
             damage: damage.iter().map(ToString::to_string).collect(),
             ..Loaded::default()
@@ -157,7 +164,7 @@ async fn open(trusted: &[key::Trusted], files: Vec<(PathBuf, File)>, progress: &
     let mut opened = Opened::default();
     let alone = files.len() == 1;
     for (path, file) in files {
-        if Parity::is_one(&file) {
+        if Parity::is_one(&file) || is_named_parity(&path) {
             // A parity file that cannot be read covers nothing; whether that matters is seen later.
             match Parity::read(&path, file) {
                 Ok(parity) => match parity.check_trust(trusted) {
@@ -285,6 +292,7 @@ impl Loading<'_> {
             id: self.id.hex(),
             words: words(&self.id),
             fingerprint: signer.fingerprint(),
+            key: signer.to_line(),
             trusted: name,
             ..Loaded::default()
         };

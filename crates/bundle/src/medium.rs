@@ -1,13 +1,33 @@
 //! Reading from the medium itself. What was just written lies in the page cache, and reading it there proves nothing.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, OFlags};
 
 use crate::volume::CHUNK;
 use crate::{Error, Result};
+
+/// Opens what must be a file: parts of it are read at any place. A pipe is refused and not waited for.
+///
+/// # Errors
+/// [`Error::NoFile`], or what the file system says.
+pub fn open_file(path: &Path) -> Result<File> {
+    let file = open_with(path, OFlags::NONBLOCK).map_err(Error::io(path))?;
+    let kind = file.metadata().map_err(Error::io(path))?.file_type();
+    let what = match kind {
+        _ if kind.is_file() => return Ok(file),
+        _ if kind.is_fifo() => "a pipe",
+        _ if kind.is_dir() => "a folder",
+        _ => "a device",
+    };
+    Err(Error::NoFile { path: path.to_owned(), what })
+}
+
+fn open_with(path: &Path, flags: OFlags) -> std::io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(i32::try_from(flags.bits()).unwrap_or_default()).open(path)
+}
 
 /// Direct reads want memory, offsets and lengths in multiples of the device's block; 4 KiB is one everywhere.
 const BLOCK: usize = 4096;
@@ -32,15 +52,14 @@ pub(crate) struct Medium {
 impl Medium {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let buffer = vec![0; CHUNK + 2 * BLOCK];
-        let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or_default();
-        if let Ok(file) = OpenOptions::new().read(true).custom_flags(direct).open(path) {
+        if let Ok(file) = open_with(path, OFlags::DIRECT | OFlags::NONBLOCK) {
             let mut medium = Self { path: path.to_owned(), file, past: Past::Bypassed, buffer };
             // Some file systems take the flag and refuse the read.
             if medium.fill(0, BLOCK).is_ok() {
                 return Ok(medium);
             }
         }
-        let file = File::open(path).map_err(Error::io(path))?;
+        let file = open_file(path)?;
         // Only clean pages can be given up.
         let _ = rustix::fs::fdatasync(&file);
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);

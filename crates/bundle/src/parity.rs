@@ -25,7 +25,7 @@ use crate::document::{DOCUMENT_LIMIT, FORMAT};
 use crate::key::Trusted;
 use crate::pack::PackedVolume;
 use crate::volume::{CHUNK, Volume};
-use crate::{Error, PublicKey, Result, SecretKey, Signature, tar, volumes_below};
+use crate::{Error, PublicKey, Result, SecretKey, Signature, is_named_parity, open_file, tar, volumes_below};
 
 /// The name of a parity file's head.
 pub(crate) const HEAD: &str = "parity.json";
@@ -299,15 +299,14 @@ impl Parity {
         paths: &[PathBuf],
         bundle: Option<Digest>,
         trusted: &[Trusted],
-        progress: &dyn Progress,
+        mut covers_nothing: impl FnMut(Error),
     ) -> Result<Vec<Self>> {
         let mut bundles: BTreeMap<Digest, Vec<Self>> = BTreeMap::new();
         for path in parities_below(paths)? {
-            let file = File::open(&path).map_err(Error::io(&path));
-            let read = file.and_then(|file| Self::read(&path, file));
+            let read = open_file(&path).and_then(|file| Self::read(&path, file));
             match read.and_then(|parity| parity.check_trust(trusted).map(|()| parity)) {
                 Ok(parity) => bundles.entry(parity.bundle()).or_default().push(parity),
-                Err(error) => progress.warn(&format!("it covers nothing: {error}")),
+                Err(error) => covers_nothing(error),
             }
         }
         let is_enough = |parities: &Vec<Self>| parities.first().is_some_and(|one| one.volumes() <= parities.len());
@@ -344,6 +343,12 @@ impl Parity {
         self.head.of
     }
 
+    /// That parity files lie there, and not enough of them to do without volumes.
+    pub(crate) fn alone(&self, files: usize) -> Error {
+        let (of, volumes) = (self.of(), self.volumes());
+        failed(format!("{files} of {of} parity files lie there, and none of the {volumes} volumes that they cover"))
+    }
+
     /// Whether its bytes are what its head says.
     pub(crate) fn is_whole(&self, progress: &dyn Progress) -> bool {
         let Head { offset, size, sha256, .. } = &self.head;
@@ -364,7 +369,7 @@ fn is_plain(name: &str) -> bool {
     name.starts_with("naru-") && name.len() <= 100 && name.bytes().all(plain)
 }
 
-/// The parity files among these paths, and in the folders among them.
+/// The parity files among these paths, and in the folders among them, by what they are or by their name.
 fn parities_below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
@@ -376,7 +381,8 @@ fn parities_below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
     }
     let is_whole = |path: &PathBuf| path.is_file() && path.extension().is_none_or(|extension| extension != "partial");
-    files.retain(|path| is_whole(path) && File::open(path).is_ok_and(|file| Parity::is_one(&file)));
+    let is_one = |path: &PathBuf| open_file(path).is_ok_and(|file| Parity::is_one(&file));
+    files.retain(|path| is_whole(path) && (is_named_parity(path) || is_one(path)));
     files.sort();
     Ok(files)
 }
@@ -397,11 +403,14 @@ pub fn repair(paths: &[PathBuf], trusted: &[Trusted], into: &Path, progress: &dy
     let mut files = Vec::new();
     let mut bundle = None;
     for path in volumes_or_parity(paths)? {
-        let file = File::open(&path).map_err(Error::io(&path))?;
+        // What cannot be opened is as good as lost.
+        let Ok(file) = open_file(&path) else { continue };
         bundle = bundle.or_else(|| Some(Volume::read_head(&path, file.try_clone().ok()?).ok()?.head.bundle));
         files.push((path, file));
     }
-    let parities = Parity::open_below(paths, bundle, trusted, progress)?;
+    let parities = Parity::open_below(paths, bundle, trusted, |error| {
+        progress.warn(&format!("it covers nothing: {error}"));
+    })?;
     let files: Vec<(&Path, &File)> = files.iter().map(|(path, file)| (path.as_path(), file)).collect();
     rebuild(&files, &parities, into, progress)
 }

@@ -280,8 +280,20 @@ impl Contents for Media<'_> {
 /// are told from what the volumes at hand hold.
 pub fn report_of_bundle(paths: &[PathBuf], format: Format, beside: &Beside) -> Result<(String, Vec<Row>)> {
     let paths = volumes_below(paths)?;
-    let volumes = paths.iter().map(|path| Volume::open(path)).collect::<Result<Vec<_>>>()?;
-    let Some(first) = volumes.first() else { return Err(Error::NoVolumes { path: PathBuf::from("what was given") }) };
+    let (mut volumes, mut failed) = (Vec::new(), None);
+    for path in paths {
+        match Volume::open(&path) {
+            Ok(volume) => volumes.push(volume),
+            // What the bundle holds is in the others' list all the same.
+            Err(error @ (Error::NotAVolume { .. } | Error::Io { .. } | Error::Damaged { .. })) => {
+                failed.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let Some(first) = volumes.first() else {
+        return Err(failed.unwrap_or(Error::NoVolumes { path: PathBuf::from("what was given") }));
+    };
     volumes.iter().try_for_each(|volume| same_bundle(first, volume))?;
     let missing =
         || Error::not_a_volume(&first.path, "the list of what the bundle holds is in its first and its last volume");

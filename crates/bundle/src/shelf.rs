@@ -19,7 +19,7 @@ use crate::lines::{Lines, List, Reading};
 use crate::tree::{Line, Spot, TreeManifest};
 use crate::verify::{same_bundle, shown};
 use crate::volume::{Volume, volumes_below};
-use crate::{Error, Plan, PublicKey, Result, plan, volume_name, words};
+use crate::{Error, Plan, PublicKey, Result, open_file, plan, volume_name, words};
 
 /// Images may need each other's manifests so deep.
 const DEPTH: usize = 32;
@@ -68,7 +68,7 @@ impl Shelf {
     pub fn open(paths: &[PathBuf], trusted: &[Trusted]) -> Result<Self> {
         let (mut volumes, mut unreadable): (BTreeMap<u32, Volume>, Vec<Error>) = Default::default();
         for path in volumes_below(paths)? {
-            let opened = File::open(&path).map_err(Error::io(&path)).and_then(|file| Volume::read_head(&path, file));
+            let opened = open_file(&path).and_then(|file| Volume::read_head(&path, file));
             match opened {
                 // Nothing in it lies where its list says.
                 Ok(volume) if volume.rewritten > 0 => unreadable.push(Error::not_a_volume(

@@ -1,7 +1,6 @@
 //! Verify: proves from the medium, before it leaves the room, that a bundle is whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +14,7 @@ use crate::medium::{Medium, Past};
 use crate::parity::{self, Parity};
 use crate::tree::Tree;
 use crate::volume::Volume;
-use crate::{Error, Plan, Receipt, Result, plan, volume_name, words};
+use crate::{Error, Plan, Receipt, Result, beside, open_file, plan, volume_name, words};
 
 /// What was proven, and what was not.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +25,8 @@ pub struct Verified {
     pub words: String,
     /// Who signed it.
     pub fingerprint: String,
+    /// That key, as `naru key trust` takes it.
+    pub key: String,
     /// Whether that key is one that is trusted here; `None`: none is.
     pub trusted: Option<bool>,
     /// How many volumes it has in all, and how many were read.
@@ -48,9 +49,11 @@ pub struct Verified {
     pub missing: Vec<String>,
     /// Things that a difference takes to be at its site already, and their bytes: not proven by it.
     pub assumed: (u64, u64),
+    /// What should lie beside the volumes and does not, by name. Nothing that is loaded is in it.
+    pub beside: Vec<String>,
     /// Volumes that are missing or damaged, and parity files that are whole.
     pub parity: (usize, usize),
-    /// Whether something is missing that was in no volume: no parity brings that back.
+    /// Whether something is missing or damaged that was in no volume: no parity brings that back.
     pub is_beyond: bool,
 }
 
@@ -88,8 +91,19 @@ pub async fn verify_for(
 ) -> Result<Verified> {
     let (given, paths, trusted) = (paths.to_vec(), parity::volumes_or_parity(paths)?, trusted.to_vec());
     let work = move || {
-        let mut verified = verify_volumes(&paths, &trusted, receipt.as_ref(), progress.as_ref())?;
+        let (mut verified, failed) = verify_volumes(&paths, &trusted, receipt.as_ref(), progress.as_ref())?;
         verify_parity(&given, &trusted, progress.as_ref(), &mut verified)?;
+        if verified.id.is_empty() {
+            let nothing = || Error::NoVolumes { path: given.first().cloned().unwrap_or_default() };
+            return Err(match failed {
+                Some(error) if verified.damage.len() == 1 => error,
+                _ if verified.damage.is_empty() => nothing(),
+                _ => Error::Damaged { damage: verified.damage },
+            });
+        }
+        for folder in given.iter().filter(|path| path.is_dir()).collect::<BTreeSet<_>>() {
+            beside::check(folder, progress.as_ref(), &mut verified)?;
+        }
         Ok(verified)
     };
     tokio::task::spawn_blocking(work).await?
@@ -100,12 +114,12 @@ fn verify_volumes(
     trusted: &[Trusted],
     receipt: Option<&Receipt>,
     progress: &dyn Progress,
-) -> Result<Verified> {
+) -> Result<(Verified, Option<Error>)> {
     let mut verified = Verified { bypassed: true, ..Verified::default() };
+    let mut failed = None;
     let mut volumes: Vec<Volume> = Vec::new();
     for path in paths {
-        let opened = File::open(path).map_err(Error::io(path));
-        match opened.and_then(|file| Volume::read_trusted(path, file, trusted)) {
+        match open_file(path).and_then(|file| Volume::read_trusted(path, file, trusted)) {
             Ok(volume) => {
                 if let Some(first) = volumes.first() {
                     same_bundle(first, &volume)?;
@@ -114,18 +128,21 @@ fn verify_volumes(
             }
             Err(
                 error @ (Error::NotAVolume { .. } | Error::Signature { .. } | Error::Damaged { .. } | Error::Io { .. }),
-            ) if paths.len() > 1 => {
+            ) => {
                 verified.damage.push(error.to_string());
+                failed.get_or_insert(error);
             }
             Err(error) => return Err(error),
         }
     }
-    let Some(first) = volumes.first() else { return Ok(verified) };
+    let Some(first) = volumes.first() else { return Ok((verified, failed)) };
     verified.id = first.head.bundle.hex();
     verified.words = words(&first.head.bundle);
     verified.fingerprint = first.key.fingerprint();
+    verified.key = first.key.to_line();
     verified.trusted = (!trusted.is_empty()).then_some(true);
-    verified.volumes = (first.head.of as usize, volumes.len());
+    let numbers: HashSet<u32> = volumes.iter().map(|volume| volume.head.volume).collect();
+    verified.volumes = (first.head.of as usize, numbers.len());
     let (good, wrong) = hash_everything(&volumes, progress, &mut verified);
     for volume in &volumes {
         verified.damage.extend(volume.removed.iter().map(|member| volume.removal(member)));
@@ -138,7 +155,7 @@ fn verify_volumes(
     let sound: HashSet<u32> = volumes.iter().filter(is_sound).map(|volume| volume.head.volume).collect();
     verified.sound = sound.len();
     check_graphs(&volumes, &good, receipt, &mut verified)?;
-    Ok(verified)
+    Ok((verified, failed))
 }
 
 /// Hashes the parity files, and holds them against what is lost.
@@ -149,12 +166,18 @@ fn verify_parity(
     verified: &mut Verified,
 ) -> Result<()> {
     let bundle = Digest::from_hex(&verified.id).ok();
-    let parities = Parity::open_below(given, bundle, trusted, progress)?;
+    let mut damage = Vec::new();
+    let parities = Parity::open_below(given, bundle, trusted, |error| match error {
+        Error::Untrusted { .. } => progress.warn(&format!("it covers nothing: {error}")),
+        damaged => damage.push(damaged.to_string()),
+    })?;
+    verified.damage.extend(damage);
     let Some(first) = parities.first() else { return Ok(()) };
     if bundle.is_none() {
         verified.id = first.bundle().hex();
         verified.words = words(&first.bundle());
         verified.fingerprint = first.key().fingerprint();
+        verified.key = first.key().to_line();
         verified.trusted = (!trusted.is_empty()).then_some(true);
         verified.volumes = (first.volumes(), 0);
         verified.missing.push(format!("all of its {} volumes", first.volumes()));

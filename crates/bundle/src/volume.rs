@@ -1,5 +1,6 @@
 //! A volume from outside, opened and checked: its head, its signature, and that nothing lies in it but what they name.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,8 @@ use artifact::Hasher;
 use crate::document::{DOCUMENT_LIMIT, HEAD, LIST_LIMIT, MEMBERS, Member, SIGNATURE, VolumeHead, order};
 use crate::key::Trusted;
 use crate::lines::{Lines, Place};
-use crate::parity::Parity;
-use crate::{Error, PublicKey, Result, Signature, plan, tar};
+use crate::parity::{self, Parity};
+use crate::{Error, PublicKey, Result, Signature, is_named_volume, open_file, plan, tar};
 
 /// Bytes read at a time.
 pub(crate) const CHUNK: usize = 1 << 20;
@@ -39,7 +40,7 @@ pub struct Volume {
 impl Volume {
     /// Opens a file and checks everything but its members' bytes.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read(path, File::open(path).map_err(Error::io(path))?)
+        Self::read(path, open_file(path)?)
     }
 
     /// The same, of a file that somebody else opened; `path` names it in messages.
@@ -282,13 +283,37 @@ fn zeros(path: &Path, file: &File, from: u64, to: u64) -> Result<()> {
     Ok(())
 }
 
-/// The volumes that these paths mean: files as they are, but for parity, and of folders those files that begin as a
-/// volume does.
+/// Who signed a volume, or the volumes in a folder; `None`: a file that is no volume.
+///
+/// # Errors
+/// When a volume cannot be read, or several keys signed what lies in the folder.
+pub fn signer(path: &Path) -> Result<Option<PublicKey>> {
+    let (mut found, mut failed): (Option<PublicKey>, _) = (None, None);
+    let is_folder = path.is_dir();
+    for path in volumes_below(&[path.to_owned()])? {
+        match open_file(&path).and_then(|file| Volume::read_head(&path, file)) {
+            Ok(volume) if found.is_some_and(|found| found != volume.key) => {
+                let why = "another volume beside it is signed by another; name a single volume".to_owned();
+                return Err(Error::Key { what: path.display().to_string(), why });
+            }
+            Ok(volume) => found = Some(volume.key),
+            Err(Error::NotAVolume { .. } | Error::NoFile { .. }) if !is_folder => return Ok(None),
+            Err(error) => drop(failed.get_or_insert(error)),
+        }
+    }
+    match (found, failed) {
+        (None, Some(error)) => Err(error),
+        (found, _) => Ok(found),
+    }
+}
+
+/// The volumes that these paths mean, each once: files as they are, but for parity, and of folders those files that
+/// begin as a volume does, or have a volume's name. Whoever opens one of those says what is wrong with it.
 pub fn volumes_below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut volumes = Vec::new();
     for path in paths {
         if !std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
-            if !File::open(path).is_ok_and(|file| Parity::is_one(&file)) {
+            if !open_file(path).is_ok_and(|file| Parity::is_one(&file)) {
                 volumes.push(path.clone());
             }
             continue;
@@ -304,9 +329,13 @@ pub fn volumes_below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
             if entry.extension().is_some_and(|extension| extension == "partial") || !entry.is_file() {
                 continue;
             }
-            let file = File::open(&entry).map_err(Error::io(&entry))?;
-            let first = tar::read(0, |at, buffer| file.read_exact_at(buffer, at));
-            if matches!(first, Ok(Ok(Some(header))) if header.name == HEAD) {
+            let begins = |name: &str| {
+                open_file(&entry).is_ok_and(|file| {
+                    let first = tar::read(0, |at, buffer| file.read_exact_at(buffer, at));
+                    matches!(first, Ok(Ok(Some(header))) if header.name == name)
+                })
+            };
+            if begins(HEAD) || (is_named_volume(&entry) && !begins(parity::HEAD)) {
                 volumes.push(entry);
             }
         }
@@ -314,5 +343,7 @@ pub fn volumes_below(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
             return Err(Error::NoVolumes { path: path.clone() });
         }
     }
+    let mut seen = HashSet::new();
+    volumes.retain(|path| seen.insert(std::fs::canonicalize(path).unwrap_or_else(|_| path.clone())));
     Ok(volumes)
 }

@@ -125,6 +125,9 @@ impl WantList {
             };
             list.things.insert(digest, Wanting { size, manifest, names: fields.map(str::to_owned).collect() });
         }
+        if list.things.is_empty() {
+            return Err("it lists nothing".to_owned());
+        }
         Ok(list)
     }
 }

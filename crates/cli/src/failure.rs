@@ -90,7 +90,16 @@ fn line(error: &anyhow::Error) -> String {
             line.push_str(text);
         }
     }
-    line
+    plain(&line)
+}
+
+/// Without what would move a terminal's cursor or colour it: names from outside are in it.
+fn plain(line: &str) -> String {
+    let shown = |letter: char| match letter {
+        letter if letter.is_control() && !['\n', '\t'].contains(&letter) => letter.escape_default().to_string(),
+        letter => letter.to_string(),
+    };
+    line.chars().map(shown).collect()
 }
 
 fn hint(cause: &(dyn Error + 'static)) -> Option<String> {
@@ -191,6 +200,12 @@ mod tests {
         assert_eq!(report.line, "pull: /s: permission denied");
         assert!(report.hint.is_some());
         assert_eq!(report.exit, Exit::Failed);
+    }
+
+    #[test]
+    fn a_name_from_outside_moves_no_cursor() {
+        let report = Report::of(&anyhow::anyhow!("a\u{1b}[2Jb: \u{d}no such file\nline 2")).unwrap();
+        assert_eq!(report.line, "a\\u{1b}[2Jb: \\rno such file\nline 2");
     }
 
     #[test]

@@ -25,9 +25,12 @@ impl Output {
     /// # Errors
     /// When nothing may be written there.
     pub(crate) fn begin(path: &Path) -> io::Result<Self> {
+        if path.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
         // A link stays one: what it leads to is written.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        if fs::metadata(&path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
             let file = File::options().write(true).open(&path)?;
             return Ok(Self { path, place: Place::Straight(file) });
         }

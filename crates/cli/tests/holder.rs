@@ -76,6 +76,14 @@ fn commands_reach_a_store_that_is_served() {
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("error: the store has nothing named `local/b`") && said.contains("hint: "), "{said}");
 
+    // A call is text: what it cannot say is refused by name.
+    let odd = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff.tar");
+    assert!(naru(folder, &["image", "-o", "i.tar"]).status.success());
+    std::fs::copy(folder.join("i.tar"), folder.join(odd)).unwrap();
+    let refused = command(folder, &["load"]).arg(odd).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("UTF-8") && said.contains("hint: "), "{said}");
+
     assert_eq!(server.end(Signal::TERM), Some(0));
     assert!(!folder.join("store/naru.sock").exists());
     assert!(out(&naru(folder, &["ls"])).starts_with("file   local/a"));

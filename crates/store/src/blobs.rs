@@ -16,6 +16,10 @@ const BEGUN: [&str; 4] = ["blobs", "partial", "lock", "naru.db-journal"];
 
 /// Makes the store's folders, durably. A folder full of something else is refused rather than strewn with ours.
 pub(crate) fn lay_folders(folder: &Path) -> Result<()> {
+    if folder.to_str().is_none() {
+        let why = "its path is not UTF-8, and SQLite, which keeps the catalog, takes no other".to_owned();
+        return Err(Error::NotAStore { path: folder.to_owned(), why });
+    }
     let make = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io(path));
     let sync = |path: &Path| File::open(path).and_then(|opened| opened.sync_all()).map_err(Error::io(path));
     let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();

@@ -65,7 +65,7 @@ pub async fn import(
     let mut layouts: BTreeMap<PathBuf, Vec<(String, File)>> = BTreeMap::new();
     for (Piece { path, sort }, file) in pieces {
         match sort {
-            Sort::Volume => {}
+            Sort::Volume | Sort::Unread(_) => {}
             Sort::Archive { named } => archives.push((path, named, file)),
             Sort::Layout(root) => {
                 let name = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
@@ -90,10 +90,13 @@ pub async fn import(
     }
     for (root, files) in layouts {
         let mut imported = Imported { path: root.clone(), ..Imported::default() };
-        let result = match Contents::of_folder(&root, files) {
+        let mut result = match Contents::of_folder(&root, files) {
             Ok(contents) => importing.contents(contents, &mut imported).await.map(drop),
             Err(error) => Err(error),
         };
+        if matches!(result, Ok(())) && imported.images == 0 && imported.refused.is_empty() {
+            result = Err(Error::Strange { path: root, what: "a layout with no image in it".to_owned() });
+        }
         all.push(take(result, imported, alone)?);
     }
     Ok(all)

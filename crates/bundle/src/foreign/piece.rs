@@ -1,5 +1,6 @@
 //! What the paths mean that shall be loaded. Bytes decide, not names.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::archive::Tape;
 use super::contents::beginning;
 use super::stream::{Look, look, open};
-use crate::pack::SEED;
-use crate::{Error, Result};
+use crate::beside::BESIDE;
+use crate::{Error, Result, is_named_parity, is_named_volume, open_file};
 
 /// A file that shall be loaded; who loads it may not be allowed to open it, so the file itself travels beside this.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,25 +35,31 @@ pub enum Sort {
     },
     /// A file of the layout that lies in this folder.
     Layout(PathBuf),
+    /// A file that cannot be opened or read, beside others that can; why, in words.
+    Unread(String),
 }
 
-/// What these paths mean: files as they are; of a folder the volumes and the archives in it, or the layout that it is.
+/// What these paths mean, each file once: files as they are; of a folder the volumes and the archives in it, or the
+/// layout that it is.
 ///
 /// # Errors
-/// When a path names nothing that can be loaded.
+/// When a path names nothing that can be loaded, or nothing can be read.
 pub fn pieces(paths: &[PathBuf]) -> Result<Vec<Piece>> {
-    let mut pieces = Vec::new();
+    let mut found = Found::default();
     let mut strange = Vec::new();
     for path in paths {
         if std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
-            of_folder(path, &mut pieces)?;
+            found.folder(path)?;
             continue;
         }
-        match sort(path)? {
-            Ok(sort) => pieces.push(Piece { path: path.clone(), sort }),
-            Err(what) => strange.push((path, what)),
+        match sort(path) {
+            Ok(Ok(sort)) => found.pieces.push(Piece { path: path.clone(), sort }),
+            Ok(Err(what)) => strange.push((path, what)),
+            Err(error @ Error::Io { .. }) => found.unread(path, error),
+            Err(error) => return Err(error),
         }
     }
+    let Found { mut pieces, failed } = found;
     // A volume whose beginning is damaged is named beside the others, and does not keep them out.
     let has_volume = pieces.iter().any(|piece| piece.sort == Sort::Volume);
     for (path, what) in strange {
@@ -61,12 +68,69 @@ pub fn pieces(paths: &[PathBuf]) -> Result<Vec<Piece>> {
         }
         pieces.push(Piece { path: path.clone(), sort: Sort::Volume });
     }
+    if let Some(error) = failed.filter(|_| pieces.iter().all(|piece| matches!(piece.sort, Sort::Unread(_)))) {
+        return Err(error);
+    }
+    let mut seen = HashSet::new();
+    pieces.retain(|Piece { path, .. }| seen.insert(std::fs::canonicalize(path).unwrap_or_else(|_| path.clone())));
     Ok(pieces)
+}
+
+/// What was found, and the first file that could not be read.
+#[derive(Default)]
+struct Found {
+    pieces: Vec<Piece>,
+    failed: Option<Error>,
+}
+
+impl Found {
+    fn unread(&mut self, path: &Path, error: Error) {
+        self.pieces.push(Piece { path: path.to_owned(), sort: Sort::Unread(error.to_string()) });
+        self.failed.get_or_insert(error);
+    }
+
+    fn folder(&mut self, path: &Path) -> Result<()> {
+        let before = self.pieces.len();
+        if is_layout(path) {
+            return layout(path, path, &mut self.pieces);
+        }
+        for entry in entries(path)? {
+            if entry.is_dir() {
+                if is_layout(&entry) {
+                    layout(&entry, &entry, &mut self.pieces)?;
+                }
+                continue;
+            }
+            if entry.extension().is_some_and(|extension| extension == "partial") || !entry.is_file() {
+                continue;
+            }
+            // The images in the archive are in the volumes, too; the rest is for people.
+            if entry.file_name().is_some_and(|name| BESIDE.iter().any(|beside| name == *beside)) {
+                continue;
+            }
+            match sort(&entry) {
+                Ok(Ok(Sort::Archive { .. })) => {
+                    self.pieces.push(Piece { path: entry, sort: Sort::Archive { named: false } });
+                }
+                Ok(Ok(sort)) => self.pieces.push(Piece { path: entry, sort }),
+                // Its beginning is damaged: whoever loads it says so.
+                Ok(Err(_)) if is_named_volume(&entry) || is_named_parity(&entry) => {
+                    self.pieces.push(Piece { path: entry, sort: Sort::Volume });
+                }
+                Ok(Err(_)) => {}
+                Err(error) => self.unread(&entry, error),
+            }
+        }
+        if self.pieces.len() == before {
+            return Err(Error::NothingToLoad { path: path.to_owned() });
+        }
+        Ok(())
+    }
 }
 
 /// What a file is; the inner error is what it is instead.
 fn sort(path: &Path) -> Result<Result<Sort, &'static str>> {
-    let file = File::open(path).map_err(Error::io(path))?;
+    let file = open_file(path)?;
     let end = file.metadata().map_err(Error::io(path))?.len();
     let tape = |file: &File| {
         let file = file.try_clone().map_err(Error::io(path))?;
@@ -87,37 +151,6 @@ fn sort(path: &Path) -> Result<Result<Sort, &'static str>> {
             }
         }
     })
-}
-
-fn of_folder(path: &Path, pieces: &mut Vec<Piece>) -> Result<()> {
-    let before = pieces.len();
-    if is_layout(path) {
-        return layout(path, path, pieces);
-    }
-    for entry in entries(path)? {
-        if entry.is_dir() {
-            if is_layout(&entry) {
-                layout(&entry, &entry, pieces)?;
-            }
-            continue;
-        }
-        if entry.extension().is_some_and(|extension| extension == "partial") || !entry.is_file() {
-            continue;
-        }
-        // The images in it are in the volumes, too.
-        if entry.file_name().is_some_and(|name| name == SEED) {
-            continue;
-        }
-        match sort(&entry)? {
-            Ok(Sort::Archive { .. }) => pieces.push(Piece { path: entry, sort: Sort::Archive { named: false } }),
-            Ok(sort) => pieces.push(Piece { path: entry, sort }),
-            Err(_) => {}
-        }
-    }
-    if pieces.len() == before {
-        return Err(Error::NothingToLoad { path: path.to_owned() });
-    }
-    Ok(())
 }
 
 /// Whether a folder is an OCI layout, or an archive of docker's that somebody has unpacked.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
@@ -14,7 +14,7 @@ use super::PackedVolume;
 use crate::document::{MEMBERS, SIGNATURE};
 use crate::plan::{Item, LaidVolume, Source};
 use crate::volume::CHUNK;
-use crate::{Error, Result, document, tar};
+use crate::{Error, Result, document, open_file, tar};
 
 pub(super) fn hash_piece(
     store: &Store,
@@ -76,7 +76,7 @@ pub(super) fn write_volume(
     progress: &dyn Progress,
 ) -> Result<PackedVolume> {
     let path = out.join(&volume.name);
-    if let Some(sha256) = kept(&path, volume)? {
+    if let Some(sha256) = kept(&path, volume) {
         progress.advance(volume.size);
         return Ok(PackedVolume { path, size: volume.size, sha256, kept: true });
     }
@@ -210,28 +210,84 @@ fn fill(store: &Store, volume: &LaidVolume, sums: &Sums, writing: &mut Filling) 
     writing.put_bytes(&[0; 1024])
 }
 
-/// The hash of a volume that an earlier run finished: its size and its head are right, and only whole volumes bear
-/// their name.
-fn kept(path: &Path, volume: &LaidVolume) -> Result<Option<Digest>> {
-    let Ok(mut file) = File::open(path) else { return Ok(None) };
-    if file.metadata().map_err(Error::io(path))?.len() != volume.size {
-        return Ok(None);
+/// The hash of a volume that an earlier run finished, when every byte of it is still what would be written. A medium
+/// that cannot read it has it written again.
+fn kept(path: &Path, volume: &LaidVolume) -> Option<Digest> {
+    let file = open_file(path).ok()?;
+    if file.metadata().ok()?.len() != volume.size {
+        return None;
     }
-    let mut head = tar::header(document::HEAD, volume.head.len() as u64, 0);
-    head.extend_from_slice(&volume.head);
-    let mut found = vec![0; head.len()];
-    file.read_exact(&mut found).map_err(Error::io(path))?;
-    if found != head {
-        return Ok(None);
-    }
-    file.rewind().map_err(Error::io(path))?;
-    let mut hasher = Hasher::sha256();
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let read = file.read(&mut buffer).map_err(Error::io(path))?;
-        if read == 0 {
-            return Ok(Some(hasher.finish()));
+    Rereading { file, hasher: Hasher::sha256(), buffer: vec![0; CHUNK], at: 0 }.volume(volume).ok()?
+}
+
+/// A volume that lies there already, held against what would be written.
+struct Rereading {
+    file: File,
+    hasher: Hasher,
+    buffer: Vec<u8>,
+    at: u64,
+}
+
+impl Rereading {
+    /// Its hash, when it is the same.
+    fn volume(mut self, volume: &LaidVolume) -> io::Result<Option<Digest>> {
+        for (name, bytes) in [(document::HEAD, &volume.head), (SIGNATURE, &volume.signature), (MEMBERS, &volume.list)] {
+            if !self.document(name, bytes)? {
+                return Ok(None);
+            }
         }
-        hasher.update(buffer.get(..read).unwrap_or_default());
+        for Item { member, source } in &volume.items {
+            let is_same = match source {
+                Source::Bytes(bytes) => self.document(&member.name, bytes)?,
+                Source::Blob(..) => {
+                    self.bytes(&tar::header(&member.name, member.size, self.at))?
+                        && self.hash(member.size)? == member.sha256
+                        && self.padding()?
+                }
+            };
+            if !is_same {
+                return Ok(None);
+            }
+        }
+        let is_same = self.bytes(&[0; 1024])? && self.at == volume.size;
+        Ok(is_same.then(|| self.hasher.finish()))
+    }
+
+    fn document(&mut self, name: &str, bytes: &[u8]) -> io::Result<bool> {
+        Ok(self.bytes(&tar::header(name, bytes.len() as u64, self.at))? && self.bytes(bytes)? && self.padding()?)
+    }
+
+    fn padding(&mut self) -> io::Result<bool> {
+        let length = usize::try_from(tar::padded(self.at) - self.at).unwrap_or_default();
+        self.bytes([0; 512].get(..length).unwrap_or_default())
+    }
+
+    /// Whether the next bytes are these.
+    fn bytes(&mut self, expected: &[u8]) -> io::Result<bool> {
+        for expected in expected.chunks(CHUNK) {
+            if self.next(expected.len())? != expected {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What the next bytes hash to.
+    fn hash(&mut self, size: u64) -> io::Result<Digest> {
+        let (mut hasher, mut rest) = (Hasher::sha256(), size);
+        while rest > 0 {
+            let bytes = self.next(usize::try_from(rest).unwrap_or(CHUNK).min(CHUNK))?;
+            hasher.update(bytes);
+            rest -= bytes.len() as u64;
+        }
+        Ok(hasher.finish())
+    }
+
+    fn next(&mut self, length: usize) -> io::Result<&[u8]> {
+        let room = self.buffer.get_mut(..length).unwrap_or_default();
+        self.file.read_exact(room)?;
+        self.hasher.update(room);
+        self.at += room.len() as u64;
+        Ok(room)
     }
 }

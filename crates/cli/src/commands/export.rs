@@ -77,7 +77,8 @@ async fn taken(from: &[PathBuf], order: Order, file: File, context: &Context, vo
     if from.is_empty() {
         return by_who_holds_it(Work::Export(order), vec![file], context, voice).await;
     }
-    let folder = order.output.parent().filter(|folder| folder.is_dir()).map(Path::to_owned);
+    let folder =
+        order.output.parent().filter(|folder| folder.is_dir() && folder.to_str().is_some()).map(Path::to_owned);
     let folder = folder.unwrap_or_else(std::env::temp_dir);
     from_bundle(from, &folder, context, voice, async |store| carry_out(store, &order, vec![file], voice).await).await
 }
@@ -90,17 +91,20 @@ pub(super) async fn from_bundle(
     voice: &Speaker,
     work: impl AsyncFnOnce(&Store) -> anyhow::Result<Exit>,
 ) -> anyhow::Result<Exit> {
-    let mut paths = bundle::pieces(from)?;
-    paths.retain(|piece| piece.sort == Sort::Volume);
-    let paths = paths.into_iter().map(|piece| piece.path);
-    let open = |path: PathBuf| File::open(&path).with_context(|| path.display().to_string()).map(|file| (path, file));
-    let volumes = paths.map(open).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut volumes = Vec::new();
+    for bundle::Piece { path, sort } in bundle::pieces(from)? {
+        match sort {
+            Sort::Volume => volumes.push((path.clone(), bundle::open_file(&path)?)),
+            Sort::Unread(why) => voice.warn(&format!("damaged: {why}")),
+            Sort::Archive { .. } | Sort::Layout(_) => {}
+        }
+    }
     let folder = tempfile::Builder::new().prefix(".naru-export-").tempdir_in(folder).context("a store for a while")?;
     let store = Store::open(folder.path()).await?;
     let options = LoadOptions { by: voice.by(), ..LoadOptions::default() };
     let done = async {
         // Whom this user's own store trusts, this one does.
-        for bundle::key::Trusted { name, key } in verify::trusted(context).await? {
+        for bundle::key::Trusted { name, key } in verify::trusted(context, voice).await? {
             bundle::key::trust(&store, &key, &name).await?;
         }
         // The answer may be the archive itself: all of this is said beside it.
@@ -156,7 +160,7 @@ pub(crate) async fn carry_out(
     }
     if order.output != Path::new("-") {
         let value = json!({
-            "done": "export", "file": order.output, "bytes": bytes,
+            "done": "export", "file": order.output.to_string_lossy(), "bytes": bytes,
             "images": images.iter().map(|image| json!({ "name": image.name, "digest": image.digest })).collect::<Vec<_>>(),
         });
         voice.answer(&format!("{output}  {}", size(bytes)), &value)?;

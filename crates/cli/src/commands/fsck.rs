@@ -164,7 +164,7 @@ fn describe(finding: &Finding) -> (String, Value) {
         }
         Finding::Orphan { path, size: bytes } => (
             format!("orphan    {} ({}): no row names it; `--tidy` removes it", path.display(), size(*bytes)),
-            json!({ "finding": "orphan", "path": path, "size": bytes }),
+            json!({ "finding": "orphan", "path": path.to_string_lossy(), "size": bytes }),
         ),
         // The store may learn to find more before this file does.
         other => (format!("{other:?}"), json!({ "finding": format!("{other:?}") })),

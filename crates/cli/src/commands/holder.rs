@@ -57,7 +57,10 @@ pub(crate) async fn call(
     files: Vec<File>,
     voice: &Speaker,
 ) -> anyhow::Result<Option<Exit>> {
-    let request = serde_json::to_value(work).context("the command cannot be sent")?;
+    let request = serde_json::to_value(work).map_err(|error| {
+        Failure::new(format!("the command cannot be sent to the server that holds the store: {error}"))
+            .hint("name files by paths that are UTF-8, or stop the server for as long as the command runs")
+    })?;
     let (folder, voice) = (folder.to_owned(), Arc::clone(voice));
     tokio::task::spawn_blocking(move || {
         // What cannot be written down any more ends the call's output, and not the call.

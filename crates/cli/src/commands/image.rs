@@ -50,7 +50,7 @@ pub(crate) async fn run(request: Request, context: &Context, voice: &Speaker) ->
     })
     .await??;
     let text = format!("{}  {NAME}  {digest}", path.display());
-    voice.answer(&text, &json!({ "file": path, "image": NAME, "digest": digest }))?;
+    voice.answer(&text, &json!({ "file": path.to_string_lossy(), "image": NAME, "digest": digest }))?;
     Ok(Exit::Done)
 }
 

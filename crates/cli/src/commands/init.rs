@@ -23,7 +23,7 @@ pub(crate) fn run(context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
         opened => opened.with_context(named)?,
     };
     file.write_all(collect::STARTER.as_bytes()).with_context(named)?;
-    voice.answer(&named(), &json!({ "file": path }))?;
+    voice.answer(&named(), &json!({ "file": path.to_string_lossy() }))?;
     voice.say("edit it, then: naru lock && naru pull");
     Ok(Exit::Done)
 }

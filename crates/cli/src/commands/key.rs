@@ -31,7 +31,7 @@ pub(crate) enum Request {
     },
     /// Trusts a key: from then on the store loads nothing that others have signed
     Trust {
-        /// The public key, or the file it is in
+        /// The public key, the file it is in, or a volume (or the folder of a bundle) that it signed
         key: String,
         /// What to call it [default: the file's name, or the fingerprint]
         #[arg(long)]
@@ -152,11 +152,23 @@ fn prepare(request: Request, voice: &Speaker) -> anyhow::Result<Option<(Command,
         }
         Request::Trust { key, name } => {
             let path = Path::new(&key);
-            let (text, file) = match std::fs::read_to_string(path) {
-                Ok(text) => (text, path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned)),
-                Err(_) => (key.clone(), None),
+            let signer = if path.exists() { bundle::signer(path)? } else { None };
+            let (parsed, file) = if let Some(signer) = signer {
+                voice.warn(&format!(
+                    "the key {} is the one that signed what lies there: if `naru pack` printed another, `naru key \
+                     distrust` it",
+                    signer.fingerprint()
+                ));
+                (signer, None)
+            } else {
+                let mut text = String::new();
+                let read = File::open(path).and_then(|file| file.take(LIMIT).read_to_string(&mut text));
+                let stem = path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+                match read {
+                    Ok(_) => (PublicKey::parse(&text, &key)?, stem),
+                    Err(_) => (PublicKey::parse(&key, &key)?, None),
+                }
             };
-            let parsed = PublicKey::parse(&text, &key)?;
             let name = name.or(file).unwrap_or_else(|| parsed.fingerprint());
             if name == OWN {
                 return Err(Failure::new("a key that is called `own` would be taken for the store's")
@@ -321,7 +333,10 @@ fn new(file: &Path, voice: &Speaker) -> anyhow::Result<()> {
     write(&public, 0o644, &secret.public().to_text())?;
     let fingerprint = secret.public().fingerprint();
     let text = format!("{}\n{}\nfingerprint {fingerprint}", file.display(), public.display());
-    voice.answer(&text, &json!({ "secret": file, "public": public, "fingerprint": fingerprint }))
+    voice.answer(
+        &text,
+        &json!({ "secret": file.to_string_lossy(), "public": public.to_string_lossy(), "fingerprint": fingerprint }),
+    )
 }
 
 fn write(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {

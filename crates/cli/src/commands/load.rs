@@ -4,7 +4,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use artifact::Progress;
 use bundle::{As, Imported, LoadOptions, Loaded, Piece, Sort};
 use serde::{Deserialize, Serialize};
@@ -52,6 +51,9 @@ pub(crate) struct Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     pieces: Vec<Piece>,
+    /// Files beside them that could not be read, each in words.
+    #[serde(default)]
+    unread: Vec<String>,
     rename: Option<String>,
     unsigned: bool,
     force: bool,
@@ -79,13 +81,26 @@ impl Request {
 
     /// The same for these files.
     pub(crate) fn of(&self, paths: Vec<PathBuf>) -> Self {
-        Self { paths, watch: None, ..self.clone() }
+        Self { paths, watch: None, until_whole: false, ..self.clone() }
     }
 }
 
 /// Opens the files: the holder of the store may not be allowed to.
 pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
-    let pieces = bundle::pieces(&request.paths)?;
+    if request.until_whole {
+        // The parser does not see it: what `--watch` excludes is given.
+        return Err(Failure::new("--until-whole ends a --watch, and there is none")
+            .hint("`naru load --watch DIR --until-whole`")
+            .exit(Exit::Usage)
+            .into());
+    }
+    let (mut pieces, mut unread) = (Vec::new(), Vec::new());
+    for piece in bundle::pieces(&request.paths)? {
+        match piece.sort {
+            Sort::Unread(why) => unread.push(why),
+            _ => pieces.push(piece),
+        }
+    }
     let rename = request.rename.clone();
     rename.as_deref().map(given).transpose()?;
     if rename.is_some() && pieces.iter().any(|piece| piece.sort == Sort::Volume) {
@@ -94,10 +109,7 @@ pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
             .exit(Exit::Usage)
             .into());
     }
-    let files = pieces
-        .iter()
-        .map(|piece| File::open(&piece.path).with_context(|| piece.path.display().to_string()))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let files = pieces.iter().map(|piece| bundle::open_file(&piece.path)).collect::<bundle::Result<Vec<_>>>()?;
     let &Request { force, prune, yes, unsigned, .. } = request;
     if prune && pieces.iter().any(|piece| piece.sort != Sort::Volume) {
         return Err(Failure::new("--prune goes by what bundles hold, and an archive is none")
@@ -105,7 +117,7 @@ pub(crate) fn order(request: &Request) -> anyhow::Result<(Work, Vec<File>)> {
             .exit(Exit::Usage)
             .into());
     }
-    Ok((Work::Load(Order { pieces, rename, unsigned, force, prune, yes }), files))
+    Ok((Work::Load(Order { pieces, unread, rename, unsigned, force, prune, yes }), files))
 }
 
 fn given(text: &str) -> anyhow::Result<As> {
@@ -119,7 +131,12 @@ pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &
         order.pieces.iter().cloned().zip(files).partition(|(piece, _)| piece.sort == Sort::Volume);
     let progress: Arc<dyn Progress> = Arc::clone(voice) as Arc<dyn Progress>;
     let mut exit = Exit::Done;
-    if !volumes.is_empty() {
+    for why in &order.unread {
+        voice.answer(&format!("DAMAGED  {why}"), &json!({ "damaged": why }))?;
+        exit = Exit::Incomplete;
+    }
+    let has_volumes = !volumes.is_empty();
+    if has_volumes {
         let volumes = volumes.into_iter().map(|(piece, file)| (piece.path, file)).collect();
         let all = bundle::load(store, volumes, &options, Arc::clone(&progress)).await?;
         for loaded in &all {
@@ -132,7 +149,12 @@ pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &
             prune(store, &all, order.yes, exit == Exit::Done, voice).await?;
         }
     }
-    for imported in &bundle::import(store, others, &options, &progress).await? {
+    let all = bundle::import(store, others, &options, &progress).await?;
+    if let Some(piece) = order.pieces.first().filter(|_| !has_volumes && all.is_empty()) {
+        let path = piece.path.clone();
+        return Err(bundle::Error::Strange { path, what: "an archive with no image in it".to_owned() }.into());
+    }
+    for imported in &all {
         say_imported(imported, voice)?;
         if !imported.refused.is_empty() {
             exit = Exit::Incomplete;
@@ -202,7 +224,7 @@ fn say_imported(imported: &Imported, voice: &Speaker) -> anyhow::Result<()> {
         size(*bytes),
     );
     let value = json!({
-        "done": "load", "archive": path, "images": images, "blobs": blobs, "bytes": bytes, "present": present,
+        "done": "load", "archive": path.to_string_lossy(), "images": images, "blobs": blobs, "bytes": bytes, "present": present,
         "generation": applied.generation, "refused": refused, "omitted": left_out,
     });
     voice.answer(&text, &value)
@@ -244,7 +266,8 @@ fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
     if loaded.trusted.is_none() {
         voice.warn(&format!(
             "no key is trusted here yet, so anybody's bundle is loaded: compare {fingerprint} with what `naru pack` \
-             printed, then `naru key trust` it"
+             printed, then: naru key trust {}",
+            loaded.key
         ));
     }
     let (blobs, bytes) = loaded.written;
@@ -259,11 +282,11 @@ fn say(loaded: &Loaded, voice: &Speaker) -> anyhow::Result<()> {
         loaded.present,
     );
     let value = json!({
-        "done": "load", "bundle": loaded.id, "words": loaded.words, "fingerprint": fingerprint,
+        "done": "load", "bundle": loaded.id, "words": loaded.words, "fingerprint": fingerprint, "publicKey": loaded.key,
         "trusted": loaded.trusted, "entries": loaded.entries, "blobs": blobs, "bytes": bytes,
         "present": loaded.present, "generation": loaded.applied.generation,
         "pending": loaded.pending.as_ref().map(|pending| &pending.missing),
-        "assumed": loaded.assumed.0, "lacking": loaded.assumed.1, "want": loaded.want,
+        "assumed": loaded.assumed.0, "lacking": loaded.assumed.1, "want": loaded.want.as_ref().map(|path| path.to_string_lossy()),
     });
     voice.answer(&text, &value)
 }

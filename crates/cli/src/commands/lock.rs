@@ -40,7 +40,7 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     let text =
         format!("{}: {} images and {} files, {}", path.display(), totals.images, totals.files, size(totals.bytes));
     let value = json!({
-        "file": path, "images": totals.images, "files": totals.files, "things": totals.things, "bytes": totals.bytes,
+        "file": path.to_string_lossy(), "images": totals.images, "files": totals.files, "things": totals.things, "bytes": totals.bytes,
     });
     voice.answer(&text, &value)?;
     Ok(Exit::Done)

@@ -193,7 +193,10 @@ pub(crate) enum Work {
     Pull(Box<pull::Order>),
     Setup(setup::Order),
     Pack(Box<pack::Order>),
-    Receipt,
+    Receipt {
+        /// Standard output is the receipt itself.
+        aside: bool,
+    },
     Load(load::Order),
     Export(export::Order),
     Push(Box<push::Order>),
@@ -215,7 +218,12 @@ impl Work {
             Self::InStore(InStore::Restore(request)) => Some(("restore", request.name())),
             Self::Fsck(order) => order.audited(),
             Self::Pull(_) => Some(("pull", String::new())),
-            Self::InStore(_) | Self::Setup(_) | Self::Pack(_) | Self::Receipt | Self::Export(_) | Self::Push(_) => None,
+            Self::InStore(_)
+            | Self::Setup(_)
+            | Self::Pack(_)
+            | Self::Receipt { .. }
+            | Self::Export(_)
+            | Self::Push(_) => None,
         }
     }
 
@@ -279,7 +287,7 @@ async fn by_who_holds_it(work: Work, files: Vec<File>, context: &Context, voice:
     loop {
         // What looks at a store, or takes something out of it, makes none.
         let brings = match &work {
-            Work::Pull(_) | Work::Load(_) | Work::Receipt => true,
+            Work::Pull(_) | Work::Load(_) | Work::Receipt { .. } => true,
             Work::Token(request) => request.brings(),
             Work::User(command) => command.brings(),
             Work::Key(command) => matches!(command, key::Command::Trust { .. } | key::Command::Import { .. }),
@@ -381,7 +389,7 @@ async fn do_it(
         Work::Fsck(order) => fsck::run(store, order, files, voice).await,
         Work::Pull(order) => pull::run(store, order, voice).await,
         Work::Pack(order) => pack::run(store, order, files, voice).await,
-        Work::Receipt => receipt::write(store, files, voice).await,
+        Work::Receipt { aside } => receipt::write(store, *aside, files, voice).await,
         Work::Load(order) => load::run(store, order, files, voice).await,
         Work::Export(order) => export::carry_out(store, order, files, voice).await,
         Work::Push(order) => push::carry_out(store, order, voice).await,

@@ -225,8 +225,7 @@ pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &
     for volume in packed.volumes.iter().chain(&packed.parity).chain(&packed.seed) {
         let kept = if volume.kept { "  (was there)" } else { "" };
         let text = format!("{}  {}  {}{kept}", volume.sha256.hex(), size(volume.size), volume.path.display());
-        let value =
-            json!({ "volume": volume.path, "bytes": volume.size, "sha256": volume.sha256.hex(), "kept": volume.kept });
+        let value = json!({ "volume": volume.path.to_string_lossy(), "bytes": volume.size, "sha256": volume.sha256.hex(), "kept": volume.kept });
         voice.answer(&text, &value)?;
     }
     let (assumed, assumed_bytes) = packed.assumed;

@@ -55,6 +55,15 @@ pub(crate) async fn run(request: Request, context: &Context, voice: &Speaker) ->
     let (text, rows) = match paths.as_slice() {
         [] => of_lock(&list, format, &beside)?,
         [path] if path.extension().is_some_and(|ending| ending == "lock") => of_lock(path, format, &beside)?,
+        [path] if path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml") => {
+            return Err(Failure::new(format!("{} is neither a lock nor a volume of a bundle", path.display()))
+                .hint(format!(
+                    "of a packing list, name the lock, which `naru lock` writes: {}",
+                    path_beside(path).display()
+                ))
+                .exit(Exit::Usage)
+                .into());
+        }
         _ => {
             let beside = beside.clone();
             tokio::task::spawn_blocking(move || bundle::report_of_bundle(&paths, format, &beside)).await??

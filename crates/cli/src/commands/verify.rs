@@ -30,7 +30,7 @@ pub(crate) struct Request {
 }
 
 pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
-    let trusted = trusted(context).await?;
+    let trusted = trusted(context, voice).await?;
     let receipt = request.receipt.as_deref().map(Receipt::open).transpose()?;
     let site = receipt.as_ref().map(|receipt| (receipt.store.fingerprint(), receipt.generation));
     let verified =
@@ -44,6 +44,12 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     for rewritten in &verified.rewritten {
         voice.warn(rewritten);
     }
+    if !verified.beside.is_empty() {
+        voice.warn(&format!(
+            "SHA256SUMS lists what does not lie beside the volumes; they do without it: {}",
+            verified.beside.join(", ")
+        ));
+    }
     let whole = verified.is_whole();
     let (of, read) = verified.volumes;
     let signer = match verified.trusted {
@@ -51,6 +57,8 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
         Some(false) => "not trusted here",
         None => "compare it with what `naru pack` printed",
     };
+    // Whoever finds it the same wants it for `naru key trust`.
+    let key = verified.trusted.is_none().then(|| format!("\n  public key {}", verified.key)).unwrap_or_default();
     let medium = if verified.bypassed {
         "read from the medium, past the page cache"
     } else {
@@ -77,7 +85,7 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     };
     let text = format!(
         "{}: bundle {}\n  in words  {}\n  volumes   {read} of {of}\n  members   {} ({}), every one hashed\n  entries   \
-         {} whole\n  signed by {} ({signer})\n  {medium}{difference}{parity}",
+         {} whole\n  signed by {} ({signer}){key}\n  {medium}{difference}{parity}",
         match (whole, verified.is_covered()) {
             (true, _) => "whole",
             (false, true) => "NOT WHOLE, but covered by parity",
@@ -92,6 +100,7 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     );
     let value = json!({
         "whole": whole, "bundle": verified.id, "words": verified.words, "fingerprint": verified.fingerprint,
+        "publicKey": verified.key, "notBeside": verified.beside,
         "trusted": verified.trusted, "volumes": of, "read": read, "members": verified.members,
         "bytes": verified.bytes, "entries": verified.entries, "bypassed": verified.bypassed,
         "covered": verified.is_covered(), "lost": verified.parity.0, "parity": verified.parity.1,
@@ -103,7 +112,7 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
         let work = move || bundle::repair(&paths, &trusted, &into, voice_too.as_ref());
         let rebuilt = tokio::task::spawn_blocking(work).await??;
         for path in &rebuilt {
-            voice.answer(&format!("rebuilt  {}", path.display()), &json!({ "rebuilt": path }))?;
+            voice.answer(&format!("rebuilt  {}", path.display()), &json!({ "rebuilt": path.to_string_lossy() }))?;
         }
     }
     Ok(if whole || verified.is_covered() { Exit::Done } else { Exit::Incomplete })
@@ -117,9 +126,16 @@ struct Listed {
 }
 
 /// The keys that this user's store trusts, its own among them; none where there is no store. A store is not made for
-/// it, and one that is held is asked.
-pub(super) async fn trusted(context: &Context) -> anyhow::Result<Vec<Trusted>> {
-    let folder = context.folder()?;
+/// it, and one that is held is asked. One that cannot be asked trusts nobody, and that is said.
+pub(super) async fn trusted(context: &Context, voice: &Speaker) -> anyhow::Result<Vec<Trusted>> {
+    let nobody = |why: &dyn std::fmt::Display| {
+        voice.warn(&format!("whom this user's store trusts cannot be read, so no key is known here: {why}"));
+        Ok(Vec::new())
+    };
+    let folder = match context.folder() {
+        Ok(folder) => folder,
+        Err(error) => return nobody(&error),
+    };
     if !folder.join("naru.db").exists() {
         return Ok(Vec::new());
     }
@@ -132,9 +148,11 @@ pub(super) async fn trusted(context: &Context) -> anyhow::Result<Vec<Trusted>> {
         }
         Err(held @ store::Error::Held { .. }) => {
             let work = Work::Key(key::Command::Ls);
-            holder::call(&folder, &work, Vec::new(), &speaker).await?.ok_or(held)?;
+            if holder::call(&folder, &work, Vec::new(), &speaker).await?.is_none() {
+                return nobody(&held);
+            }
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return nobody(&error),
     }
     let listed = std::mem::take(&mut *listed.0.lock().unwrap_or_else(PoisonError::into_inner));
     let mut keys = Vec::new();

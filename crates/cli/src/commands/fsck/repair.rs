@@ -69,8 +69,9 @@ pub(super) fn order(places: &[PathBuf], context: &Context) -> anyhow::Result<(Or
     }
     let pieces = if paths.is_empty() { Vec::new() } else { bundle::pieces(&paths)? };
     // The archives in a bundle's own folder are of its images; one that was named has names of its own to bring.
-    if let Some(piece) =
-        pieces.iter().find(|piece| !matches!(piece.sort, Sort::Volume | Sort::Archive { named: false }))
+    if let Some(piece) = pieces
+        .iter()
+        .find(|piece| !matches!(piece.sort, Sort::Volume | Sort::Unread(_) | Sort::Archive { named: false }))
     {
         return Err(Failure::new(format!("{} is no volume of a bundle", piece.path.display()))
             .hint("`naru load` it again: what was lost of it is brought with its names")
