@@ -206,6 +206,7 @@ fn a_given_certificate_sets_clients_up() {
         for client in ["containerd", "docker", "podman"] {
             let said = site.ok(["setup", client, "--server", &server])?;
             ensure!(said.stdout.contains(serving.address()), "{said:?}");
+            ensure!(said.stderr.contains("has no CA to hand out"), "{said:?}");
         }
         Ok(())
     });

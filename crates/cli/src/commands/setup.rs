@@ -29,6 +29,9 @@ use apply::Machine;
 const SERVED: &str = "serve/address";
 /// The largest answers that are read of a server.
 const LIMIT: usize = 4 << 20;
+/// What only a Naru answers, whoever asks, and the name of a file that is in its answer.
+const OWN: &str = "/setup/podman";
+const OWN_FILE: &str = "50-naru.conf";
 /// Where pause images come from.
 const PAUSE: &str = "registry.k8s.io/pause";
 
@@ -83,6 +86,12 @@ pub(crate) async fn run(
     context: &Context,
     voice: &Speaker,
 ) -> anyhow::Result<ControlFlow<Exit, Work>> {
+    if let Some(root) = request.root.as_deref().filter(|root| !root.is_dir()) {
+        return Err(Failure::new(format!("--root: {} is no folder", root.display()))
+            .hint("name where the image of a node is mounted")
+            .exit(Exit::Usage)
+            .into());
+    }
     let machine = Machine::new(request.root.as_deref());
     if request.undo {
         for (what, path) in apply::undo(request.client, &machine)? {
@@ -237,12 +246,19 @@ async fn of_servers(servers: &[Address], context: &Context, voice: &Speaker) -> 
     for server in servers {
         let asked = match Asked::ask(server, context).await.with_context(|| format!("the server {server}")) {
             Ok(asked) => asked,
+            // Another program there is no server that rests.
+            Err(error) if error.is::<Failure>() => return Err(error),
             Err(error) => {
                 silent.get_or_insert((server, error));
                 continue;
             }
         };
         answered = true;
+        if server.is_tls() && asked.ca.is_none() {
+            voice.say(&format!(
+                "{server} was given its certificate, and has no CA to hand out: clients must know who signed it"
+            ));
+        }
         for pem in asked.ca.iter().flat_map(|text| certificates(text)) {
             if !authorities.contains(&pem) {
                 voice.say(&format!(
@@ -253,7 +269,13 @@ async fn of_servers(servers: &[Address], context: &Context, voice: &Speaker) -> 
                 authorities.push(pem);
             }
         }
-        for host in &asked.hosts {
+        let Some(hosts) = &asked.hosts else {
+            voice
+                .say(&format!("{server} shows nobody what it has: only the upstreams that everybody uses are written"));
+            site = site.unseen();
+            continue;
+        };
+        for host in hosts {
             site = site.host(host)?;
         }
         if let Some(pause) = asked.pause {
@@ -301,7 +323,8 @@ pub(crate) fn print(client: Client, site: &Site, version: Option<Version>, voice
 /// What a server says of itself.
 struct Asked {
     ca: Option<String>,
-    hosts: BTreeSet<String>,
+    /// None: it lets nobody look.
+    hosts: Option<BTreeSet<String>>,
     pause: Option<Reference>,
 }
 
@@ -327,6 +350,26 @@ impl Asked {
             let url = Url::parse(&format!("{server}{path}"))?;
             Ok(client.document(&url, LIMIT).await?)
         };
+        // Whatever it then says of itself, or does not, is believed of a naru alone.
+        let is_naru = match get(OWN).await {
+            Ok(text) => text.windows(OWN_FILE.len()).any(|part| part == OWN_FILE.as_bytes()),
+            Err(error) => match error.downcast_ref::<upstream::Error>() {
+                Some(
+                    upstream::Error::NotFound { .. }
+                    | upstream::Error::Unauthorized { .. }
+                    | upstream::Error::Status { code: ..500, .. }
+                    | upstream::Error::BlockPage { .. }
+                    | upstream::Error::TooLarge { .. }
+                    | upstream::Error::Redirect { .. },
+                ) => false,
+                _ => return Err(error),
+            },
+        };
+        if !is_naru {
+            return Err(Failure::new(format!("what answers at {server} is no naru"))
+                .hint("check the address and the port: `naru serve` prints them when it starts")
+                .into());
+        }
         let mut ca = None;
         if server.is_tls() {
             // A server whose certificate was given to it has no CA to hand out: clients know its issuer, or are told.
@@ -339,7 +382,13 @@ impl Asked {
             };
         }
         // A site that lets nobody look around is set up all the same, for the upstreams that everybody uses.
-        let catalog: Catalog = get("/v2/_catalog").await.ok().map(|bytes| read(&bytes)).unwrap_or_default();
+        let catalog: Catalog = match get("/v2/_catalog").await {
+            Ok(catalog) => read(&catalog),
+            Err(error) if matches!(error.downcast_ref(), Some(upstream::Error::Unauthorized { .. })) => {
+                return Ok(Self { ca, hosts: None, pause: None });
+            }
+            Err(error) => return Err(error),
+        };
         // A local repository's first part may look like one, and be none.
         let is_host = |part: &str| {
             (part.contains(['.', ':']) || part == "localhost")
@@ -352,7 +401,7 @@ impl Asked {
             let tags: Tags = get(&format!("/v2/{PAUSE}/tags/list")).await.ok().map(|b| read(&b)).unwrap_or_default();
             pause = newest(&tags.tags);
         }
-        Ok(Self { ca, hosts, pause })
+        Ok(Self { ca, hosts: Some(hosts), pause })
     }
 }
 

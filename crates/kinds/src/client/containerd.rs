@@ -23,7 +23,7 @@ pub(super) fn configure(site: &Site, version: Option<Version>) -> Configuration 
         Some(version) if version < DEFAULT_SINCE => each(site, version),
         version => default(site, version),
     };
-    if site.pause.is_none() {
+    if site.pause.is_none() && !site.unseen {
         notes.push(
             "The store has no pause image. Runtimes start no pod without theirs: put registry.k8s.io/pause, with the \
              tag that `crictl info` or `containerd config dump` names, into the packing list."

@@ -40,6 +40,15 @@ pub fn merge(file: &ConfigFile, existing: Option<&str>) -> Result<String> {
     }
 }
 
+/// Whether a client could read a TOML file of its own.
+///
+/// # Errors
+/// [`Error::File`], with the place.
+pub fn check_toml(path: &str, text: &str) -> Result<()> {
+    let read = text.parse::<DocumentMut>();
+    read.map(|_| ()).map_err(|error| Error::File { path: path.to_owned(), why: one_line(&error.to_string()) })
+}
+
 /// containerd's `config.toml`.
 fn toml(part: &str, existing: &str) -> Result<String, String> {
     let read = |text: &str| text.parse::<DocumentMut>().map_err(|error| one_line(&error.to_string()));

@@ -15,7 +15,7 @@ mod version;
 use std::fmt;
 use std::str::FromStr;
 
-pub use merge::merge;
+pub use merge::{check_toml, merge};
 pub use podman::spelling;
 pub use site::{Address, Site};
 pub use version::Version;

@@ -1,5 +1,6 @@
 //! podman, buildah, skopeo, CRI-O (containers/image): a `[[registry]]` for each upstream, since they know no wildcard
-//! for everything.
+//! for everything. `*.io` would be one for many, but drops the host, and the site would answer with another upstream's
+//! image of the same path.
 
 use super::{Address, ConfigFile, Configuration, Site};
 
@@ -12,8 +13,8 @@ pub(super) fn configure(site: &Site) -> Configuration {
         }
     }
     let notes = vec![
-        "An upstream that the site gets images of later needs an entry of its own, unless its name ends in .io: write \
-         this file again then."
+        "An upstream that is not named in the file is asked outside. When the site gets images of another one, write the \
+         file again."
             .to_owned(),
         "Short names (`nginx`) are docker.io's here. A policy.json with rules for a registry still holds for it."
             .to_owned(),
@@ -26,15 +27,12 @@ pub(super) fn configure(site: &Site) -> Configuration {
 
 fn registries(site: &Site) -> String {
     let mut text = String::from(
-        "# Every pull comes here; nothing goes outside.\nunqualified-search-registries = [\"docker.io\"]\n",
+        "# Pulls from the upstreams below come here. One that is not named here is asked outside.\nunqualified-search-registries = [\"docker.io\"]\n",
     );
     for host in site.upstreams() {
         let path = format!("/{}", spelling(host));
         text.push_str(&registry(site, host, &path));
     }
-    // Drops the host: the server then searches by name over all that it has. Longer prefixes win over it.
-    text.push_str("\n# Upstreams under .io that are not named above.");
-    text.push_str(&registry(site, "*.io", ""));
     text
 }
 

@@ -1,5 +1,6 @@
 //! What a client must know of a site.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -87,12 +88,14 @@ pub struct Site {
     pub(crate) hosts: Vec<String>,
     /// The pause image that it has.
     pub(crate) pause: Option<Reference>,
+    /// Whether what it has could not be looked at.
+    pub(crate) unseen: bool,
 }
 
 impl Site {
     /// A site with at least one server.
     pub fn new(server: Address) -> Self {
-        Self { servers: vec![server], ca: None, hosts: Vec::new(), pause: None }
+        Self { servers: vec![server], ca: None, hosts: Vec::new(), pause: None, unseen: false }
     }
 
     /// Another server of the same site, tried when the ones before do not answer.
@@ -130,8 +133,15 @@ impl Site {
         self
     }
 
-    /// The upstreams to write down: those that the site has images of, or the ones that everybody pulls from while it
-    /// has none yet.
+    /// A site that does not show what it has: nothing is said of what it lacks.
+    #[must_use]
+    pub fn unseen(mut self) -> Self {
+        self.unseen = true;
+        self
+    }
+
+    /// The upstreams to write down, sorted: those that the site has images of, and the ones that everybody pulls from.
+    /// Of these it may have none yet, and they are not to be asked outside either.
     pub(crate) fn upstreams(&self) -> Vec<&str> {
         const USUAL: [&str; 8] = [
             "docker.io",
@@ -143,7 +153,8 @@ impl Site {
             "quay.io",
             "registry.k8s.io",
         ];
-        if self.hosts.is_empty() { USUAL.to_vec() } else { self.hosts.iter().map(String::as_str).collect() }
+        let all: BTreeSet<_> = self.hosts.iter().map(String::as_str).chain(USUAL).collect();
+        all.into_iter().collect()
     }
 }
 

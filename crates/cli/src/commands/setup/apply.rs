@@ -278,7 +278,8 @@ pub(super) fn undo(client: Client, machine: &Machine) -> anyhow::Result<Vec<(&'s
     let digest = |path: &str| anyhow::Ok(machine.read(path)?.map(|bytes| Digest::of(&bytes)));
     for file in &record.files {
         let now = digest(&file.path)?;
-        if now != file.before && (file.edited || !file.wrote(now)) {
+        // Of a file that is gone there is nothing to lose.
+        if now.is_some() && now != file.before && (file.edited || !file.wrote(now)) {
             let failure = Failure::new(format!("{} was edited since naru wrote it: nothing is undone", file.path));
             return Err(match file.before {
                 Some(_) => failure.hint(format!("what was there before is {}", file.backup())),

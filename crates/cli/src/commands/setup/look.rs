@@ -6,7 +6,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use kinds::client::{Client, Configuration};
+use kinds::client::{Client, Configuration, check_toml};
+use serde_json::Value;
 
 use super::apply::Machine;
 
@@ -39,17 +40,20 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']) && !line.is_empty())
 }
 
-/// Folders of hosts beside `_default`.
+/// Folders of hosts beside `_default`. An empty one, or one that has only a `ca.crt`, beats it too.
 fn hosts(folder: &str, files: &Configuration, machine: &Machine) -> Vec<String> {
-    let is_ours = |path: &Path| files.files.iter().any(|file| machine.at(&file.path) == path);
+    let is_ours = |path: &Path| files.files.iter().any(|file| machine.at(&file.path).parent() == Some(path));
     if !files.files.iter().any(|file| file.path == format!("{folder}/_default/hosts.toml")) {
         return Vec::new();
     }
-    let there = listed(&machine.at(folder)).into_iter().map(|host| host.join("hosts.toml"));
-    let shadows = there.filter(|path| path.is_file() && !is_ours(path));
-    shadows
-        .map(|path| format!("{} beats _default: its host's images come from where it says", path.display()))
-        .collect()
+    let shadows = listed(&machine.at(folder)).into_iter().filter(|host| host.is_dir() && !is_ours(host));
+    let named = shadows.map(|host| match host.join("hosts.toml") {
+        path if path.is_file() => {
+            format!("{} beats _default: its host's images come from where it says", path.display())
+        }
+        _ => format!("{} beats _default, and has no hosts.toml: its host is asked itself", host.display()),
+    });
+    named.collect()
 }
 
 fn containerd(files: &Configuration, machine: &Machine) -> Vec<String> {
@@ -128,8 +132,14 @@ fn podman(files: &Configuration, machine: &Machine) -> Vec<String> {
         found.push(format!("{} is of the old form (version 1), which no drop-in may stand beside", main.display()));
     }
     let drop_ins = listed(&machine.at("/etc/containers/registries.conf.d"));
-    for path in drop_ins.iter().filter(|path| path.extension().is_some_and(|end| end == "conf")).chain([&main]) {
-        for prefix in prefixes(&text(path)) {
+    let drop_ins = drop_ins.iter().filter(|path| path.extension().is_some_and(|end| end == "conf"));
+    // What is there under the own file's name is shown as what changes.
+    for path in drop_ins.chain([&main]).filter(|path| **path != own) {
+        let text = text(path);
+        if let Err(error) = check_toml(&path.display().to_string(), &text) {
+            found.push(format!("{error}; no client can read its registries while this one is broken"));
+        }
+        for prefix in prefixes(&text) {
             // The longest prefix wins; of two that are the same, that of the later file.
             let is_longer =
                 |host: &String| prefix.strip_prefix(host.as_str()).is_some_and(|rest| rest.starts_with('/'));
@@ -155,7 +165,7 @@ fn podman(files: &Configuration, machine: &Machine) -> Vec<String> {
     found
 }
 
-/// A service's unit, its drop-ins, and the environment files that distributions have for it.
+/// A service's unit, its drop-ins, what systemd gives every service, and the environment files that distributions have.
 fn units(service: &str, machine: &Machine) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for folder in ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"] {
@@ -163,16 +173,20 @@ fn units(service: &str, machine: &Machine) -> Vec<PathBuf> {
         paths.extend(listed(&unit.with_extension("service.d")));
         paths.push(unit);
     }
+    paths.push(machine.at("/etc/systemd/system.conf"));
+    paths.extend(listed(&machine.at("/etc/systemd/system.conf.d")));
     paths.extend(["default", "sysconfig"].map(|folder| machine.at(&format!("/etc/{folder}/{service}"))));
     paths.retain(|path| path.is_file());
     paths
 }
 
-/// Variables of a unit (`Environment=`), of a file of them, of a script that exports them.
+/// Variables of a unit (`Environment=`), of all units (`DefaultEnvironment=`), of a file of them, of a script that exports
+/// them.
 fn variables(text: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for line in lines(text) {
-        let line = line.strip_prefix("Environment=").or_else(|| line.strip_prefix("export ")).unwrap_or(line);
+        let starts = ["Environment=", "DefaultEnvironment=", "export "];
+        let line = starts.iter().find_map(|start| line.strip_prefix(start)).unwrap_or(line);
         let words = if line.starts_with(['"', '\'']) { line.split(['"', '\'']).collect() } else { vec![line] };
         for word in words.iter().flat_map(|word| if words.len() > 1 { vec![*word] } else { word.split(' ').collect() })
         {
@@ -203,6 +217,14 @@ fn proxies(client: Client, servers: &[String], machine: &Machine) -> Vec<String>
             together.extend(own);
         }
     }
+    if client == Client::Docker {
+        let daemon = machine.at("/etc/docker/daemon.json");
+        let own = of_daemon(&text(&daemon));
+        if !own.is_empty() {
+            from.push(daemon.display().to_string());
+            together.extend(own);
+        }
+    }
     found.extend(between(&together, servers).map(|why| format!("{}: {why}", from.join(", "))));
     if machine.is_this() {
         for (id, environment) in running(if client == Client::Docker { "dockerd" } else { service }) {
@@ -211,6 +233,13 @@ fn proxies(client: Client, servers: &[String], machine: &Machine) -> Vec<String>
         }
     }
     found
+}
+
+/// The `proxies` of a `daemon.json` (`http-proxy`, `https-proxy`, `no-proxy`), by the variables' names.
+fn of_daemon(text: &str) -> BTreeMap<String, String> {
+    let daemon: Value = serde_json::from_str(text).unwrap_or_default();
+    let named = daemon.get("proxies").and_then(Value::as_object).into_iter().flatten();
+    named.filter_map(|(name, value)| Some((name.replace('-', "_"), value.as_str()?.to_owned()))).collect()
 }
 
 /// The environments of a program's processes, as far as they may be read.

@@ -55,6 +55,12 @@ fn what_is_undone_is_as_it_was() {
     undo(Client::Containerd, &machine).unwrap();
     assert_eq!(tree(root.path()), before);
     undo(Client::Containerd, &machine).unwrap_err();
+
+    // Nobody edited what somebody removed.
+    apply_to(&machine, "https://one:5000").unwrap();
+    fs::remove_file(machine.at("/etc/containerd/config.toml")).unwrap();
+    undo(Client::Containerd, &machine).unwrap();
+    assert_eq!(tree(root.path()), before);
 }
 
 #[test]

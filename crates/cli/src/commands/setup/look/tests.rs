@@ -24,6 +24,8 @@ fn what_beats_the_files_is_named() {
         &[
             ("/etc/containerd/certs.d/_default/hosts.toml", ""),
             ("/etc/containerd/certs.d/docker.io/hosts.toml", ""),
+            ("/etc/containerd/certs.d/quay.io/ca.crt", ""),
+            ("/etc/containerd/certs.d/README", ""),
             ("/etc/containerd/config.toml", "disabled_plugins = [\"cri\"]\nimports = [\"/etc/more/*.toml\"]\n"),
             ("/etc/more/a.toml", "[plugins.'io.containerd.cri.v1.images'.registry]\n"),
             ("/etc/more/b.toml", "# [plugins.'io.containerd.cri.v1.images'.registry]\n"),
@@ -45,6 +47,8 @@ fn what_beats_the_files_is_named() {
             ("/etc/containers/registries.conf", "[registries.search]\nregistries = []\n"),
             ("/etc/containers/registries.conf.d/10-own.conf", &rule("docker.io")),
             ("/etc/containers/registries.conf.d/20-own.conf", &rule("docker.io/library")),
+            ("/etc/containers/registries.conf.d/50-naru.conf", &rule("docker.io")),
+            ("/etc/containers/registries.conf.d/60-own.conf", "[[[\n"),
             ("/etc/containers/registries.conf.d/90-own.conf", "[[registry]]\nlocation = 'docker.io' # theirs\n"),
             ("/etc/containers/registries.conf.d/91-own.conf", &rule("private.example")),
             ("/home/kim/.config/containers/registries.conf", ""),
@@ -65,6 +69,16 @@ fn a_proxy_without_an_exception_is_named() {
     assert!(found(Client::Containerd, "2.1", &two).is_empty());
     let docker = found(Client::Docker, "28", &[("/etc/default/docker", "export http_proxy=\"http://p\"\n")]);
     assert!(docker[0].contains("/etc/default/docker"), "{docker:?}");
+    let every = ("/etc/systemd/system.conf.d/proxy.conf", "[Manager]\nDefaultEnvironment=\"HTTPS_PROXY=http://p\"\n");
+    let lines = found(Client::Containerd, "2.1", &[every]);
+    assert!(lines[0].contains("system.conf.d/proxy.conf"), "{lines:?}");
+    let own =
+        |more: &str| ("/etc/docker/daemon.json", format!("{{\"proxies\":{{\"https-proxy\":\"http://p\"{more}}}}}"));
+    let (path, text) = own("");
+    let lines = found(Client::Docker, "29", &[(path, &text)]);
+    assert!(lines[0].contains("daemon.json: HTTPS_PROXY is set"), "{lines:?}");
+    let (path, text) = own(",\"no-proxy\":\"10.0.0.5\"");
+    assert!(found(Client::Docker, "29", &[(path, &text)]).is_empty());
 }
 
 #[test]
