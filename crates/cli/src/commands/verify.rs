@@ -58,7 +58,10 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
         None => "compare it with what `naru pack` printed",
     };
     // Whoever finds it the same wants it for `naru key trust`.
-    let key = verified.trusted.is_none().then(|| format!("\n  public key {}", verified.key)).unwrap_or_default();
+    let key = match verified.trusted {
+        Some(_) => String::new(),
+        None => format!("\n  public key {}", verified.key),
+    };
     let medium = if verified.bypassed {
         "read from the medium, past the page cache"
     } else {
