@@ -115,14 +115,41 @@ fn packing_lists_that_make_no_sense() {
                 &[".."],
             ),
             ("no platform", "platforms: [linux]\nimages: [a.example/b]\n".to_owned(), &["naru.yaml:1", "linux"]),
+            ("no platforms", "images: [a.example/b]\nplatforms: []\n".to_owned(), &["naru.yaml:2", "platform"]),
+            ("no list of them", "platforms: linux/amd64\n".to_owned(), &["naru.yaml:1", "a list"]),
+            ("a bare URL", "files: [https://a.example/x]\n".to_owned(), &["naru.yaml:1", "`url: "]),
+            ("no host", "upstreams:\n  https://a.example: {}\n".to_owned(), &["naru.yaml:2", "not a host"]),
+            ("two documents", "images: []\n---\nimages: []\n".to_owned(), &["naru.yaml:", "a second document"]),
+            ("a device", "files:\n- path: /dev/null\n".to_owned(), &["/dev/null", "neither a file nor a folder"]),
+            ("nothing there", "files:\n- path: nowhere.txt\n".to_owned(), &["nowhere.txt", "seen from"]),
         ];
         for (what, list, words) in cases {
             naru.list(list)?;
             complaints.note(refused(&naru, what, ["lock"], words));
             complaints.note(refused(&naru, what, ["pull"], words));
         }
+        std::fs::write(naru.folder().join("naru.yaml"), b"images:\n- a.example/\xff\n")?;
+        complaints.note(refused(&naru, "no UTF-8", ["lock"], &["naru.yaml:2:", "UTF-8"]));
+        naru.list("# images:\n")?;
+        let outcome = naru.ok(["lock"])?;
+        ensure!(outcome.stderr.contains("wishes for nothing"), "{outcome:?}");
+        complaints.note(refused(&naru, "nothing", ["pack", "-o", "bundle"], &["nothing to pack"]));
+        complaints.note(refused(
+            &naru,
+            "an empty cache",
+            ["pack", "--from-cache", "-o", "bundle"],
+            &["nothing to pack"],
+        ));
+        std::fs::remove_file(naru.folder().join("naru.lock"))?;
         std::fs::remove_file(naru.folder().join("naru.yaml"))?;
         complaints.note(refused(&naru, "no list at all", ["lock"], &["naru.yaml"]));
+        run("mkfifo", [naru.folder().join("naru.yaml")])?;
+        complaints.note(refused(&naru, "a pipe", ["lock"], &["naru.yaml", "no file"]));
+        complaints.note(refused(&naru, "a folder", ["lock", "-f", "."], &["no file"]));
+        complaints.note(refused(&naru, "no folder for it", ["init", "-f", "no/such/x.yaml"], &["mkdir -p no/such"]));
+        complaints.note(refused(&naru, "no configuration", ["serve", "--config", "nope"], &["nope"]));
+        let outcome = naru.run(["ls", "--kind", "helm"])?;
+        ensure!(outcome.status.code() == Some(2) && outcome.stderr.contains("image or file"), "{outcome:?}");
         complaints.end()
     });
 }

@@ -29,7 +29,8 @@ impl Upgrade {
         let bundles = [folder.join("first"), folder.join("second")];
         registry.push("library/app", "1", &before)?;
         registry.push("library/gone", "1", &before)?;
-        outside.list(&format!("platforms: [linux/amd64]\nimages:\n- {{ image: '{host}/library/app:1', platforms: [all] }}\n- {{ image: '{host}/library/gone:1', platforms: [all] }}\n"))?;
+        std::fs::write(outside.folder().join("gone.txt"), "gone")?;
+        outside.list(&format!("platforms: [linux/amd64]\nimages:\n- {{ image: '{host}/library/app:1', platforms: [all] }}\n- {{ image: '{host}/library/gone:1', platforms: [all] }}\nfiles:\n- path: gone.txt\n"))?;
         outside.pack(&bundles[0], &[])?;
         // Entries say by the second when their upstream was seen.
         sleep(Duration::from_millis(1100));
@@ -98,6 +99,7 @@ fn bundles_come_out_of_order_and_what_goes_is_wished() {
         // What the second has not is listed first, and goes only when it is wished; through the server, like all.
         let said = load(site, second, &["--prune"])?;
         ensure!(said.contains("stale") && said.contains("library/gone"), "it does not list what would go:\n{said}");
+        ensure!(said.contains("local/gone.txt"), "a packing list's own file would stay for ever:\n{said}");
         ensure!(!said.contains("library/own"), "it would touch what is local:\n{said}");
         ensure!(serving.digest_of(&upgrade.name("gone"), "1")? == upgrade.before.digest(), "it was not asked to");
         let said = load(site, second, &["--prune", "--yes"])?;

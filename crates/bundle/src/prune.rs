@@ -1,12 +1,13 @@
 //! Prune: what the store has of its upstreams and the bundles that were just loaded have not.
 //!
 //! A load adds and moves, and removes nothing by itself: whoever gives one of several bundles does not mean that the
-//! others' things should go. Local repositories are this side's own, and so is what was pushed here under an upstream's
-//! name: neither is ever part of it.
+//! others' things should go. Local repositories are this side's own, and so are images that were pushed here under an
+//! upstream's name: neither is ever part of it. Nobody pushes files: those of a packing list's machine came with a bundle,
+//! and go with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use artifact::{Entry, Repository, Trust};
+use artifact::{Entry, Kind, Repository, Trust};
 use store::Store;
 
 use crate::Result;
@@ -34,7 +35,8 @@ pub async fn stale(store: &Store, held: &Names) -> Result<Vec<(Repository, Entry
                 after.clone_from(&entry.name);
                 let names = held.get(&repository);
                 let gone = entries.into_iter().filter(|entry| {
-                    entry.trust != Trust::Local && !names.is_some_and(|names| names.contains(&entry.name))
+                    let was_pushed = entry.trust == Trust::Local && repository.kind == Kind::Image;
+                    !was_pushed && !names.is_some_and(|names| names.contains(&entry.name))
                 });
                 stale.extend(gone.map(|entry| (repository.clone(), entry)));
             }

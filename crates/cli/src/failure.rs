@@ -149,6 +149,7 @@ fn exit(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<collect::Error>() {
         return match error {
             collect::Error::Document { .. }
+            | collect::Error::NotAFile { .. }
             | collect::Error::Disagree { .. }
             | collect::Error::EditedLock { .. }
             | collect::Error::NewerLock { .. }

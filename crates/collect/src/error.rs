@@ -255,7 +255,7 @@ impl Error {
                 match path.extension().and_then(|ending| ending.to_str()) {
                     Some("yaml" | "yml") => "`naru init` writes a starter; `-f FILE` names another".to_owned(),
                     Some("lock") => "`naru lock` writes it".to_owned(),
-                    _ => return None,
+                    _ => "check the path; those in a packing list are seen from its folder".to_owned(),
                 }
             }
             Self::Document { meant: Some(meant), .. } => format!("`{meant}` was probably meant"),
@@ -283,6 +283,9 @@ impl Error {
                 "if its upstream changed it on purpose, correct the `sha256` in the packing list, or run \
                  `naru lock --update`; otherwise do not trust it"
                     .to_owned()
+            }
+            Self::NotAFile { .. } => {
+                "name a file: the packing list by `-f FILE`, what it carries by `path:`".to_owned()
             }
             Self::Changed { .. } => "run `naru lock` again".to_owned(),
             Self::NoSpace { .. } => "free some room, or use `--store` on a larger disk".to_owned(),

@@ -89,8 +89,17 @@ impl PackingList {
                 }
             }
         }
-        list.upstreams = seen_from(list.folder(), document.upstreams);
+        if let Some(upstreams) = document.upstreams {
+            let checked = upstreams.value.clone().checked();
+            let checked = checked.map_err(|error| Wrong::new(&upstreams, error.to_string()).at(path, text))?;
+            list.upstreams = seen_from(list.folder(), checked);
+        }
         Ok(list)
+    }
+
+    /// Whether it wishes for nothing at all, as when everything in it is commented out.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.files.is_empty() && self.local.is_empty()
     }
 
     /// The folder from which its relative paths are seen.

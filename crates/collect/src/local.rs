@@ -24,7 +24,11 @@ pub(crate) fn find(folder: &Path, wish: &LocalWish) -> Result<(Vec<Found>, Vec<P
     let (mut found, mut skipped) = (Vec::new(), Vec::new());
     // What the user named may be a link; what lies in a folder may not, since it could point anywhere.
     let top = folder.join(&wish.path);
-    if std::fs::metadata(&top).map_err(Error::io(&top))?.is_file() {
+    let kind = std::fs::metadata(&top).map_err(Error::io(&top))?;
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(Error::NotAFile { path: top, why: "this is neither a file nor a folder" });
+    }
+    if kind.is_file() {
         found.push(Found { source: wish.path.clone(), path: name.to_owned() });
         return Ok((found, skipped));
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::list::{Check, ForeignLayers, LOCAL, PackingList, Platforms};
-pub use resolve::lock;
+pub use resolve::{changed_here, lock};
 
 /// A packing list, resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

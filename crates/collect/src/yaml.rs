@@ -1,9 +1,11 @@
 //! YAML in and out, at one place: the library has had two majors in a year.
 
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
+use serde_saphyr::budget::BudgetBreach;
 
 use crate::error::{Error, Result};
 
@@ -14,14 +16,23 @@ pub(crate) const LOCK_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// Reads a text file of at most `limit` bytes.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
-    use std::io::Read as _;
+    // Looked at before it is opened: to open a pipe waits for whoever writes into it.
+    if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
+        return Err(Error::NotAFile { path: path.to_owned(), why: "this is no file" });
+    }
     let file = std::fs::File::open(path).map_err(Error::io(path))?;
-    let mut text = String::new();
-    file.take(limit + 1).read_to_string(&mut text).map_err(Error::io(path))?;
-    if text.len() as u64 > limit {
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if bytes.len() as u64 > limit {
         return Err(Error::TooLarge { path: path.to_owned(), limit });
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let text = String::from_utf8_lossy(good);
+        let column = text.rsplit('\n').next().unwrap_or_default().chars().count() as u64 + 1;
+        let line = text.matches('\n').count() as u64 + 1;
+        Error::at(path, &text, line, column, "this is not UTF-8: save it as such".to_owned(), None)
+    })
 }
 
 /// Reads a document; what is wrong with it is shown with its line, column and surroundings.
@@ -50,6 +61,15 @@ pub(crate) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
             ),
             serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
                 (format!("the key `{}` stands here a second time", clean(key, 64)), None)
+            }
+            serde_saphyr::Error::Unexpected { expected: "sequence start", .. } => {
+                ("a list is expected here, as `[a, b]` or `- a`".to_owned(), None)
+            }
+            serde_saphyr::Error::Unexpected { expected: "mapping start", .. } => {
+                ("a mapping is expected here, as `key: value`; a file is `url: https://…`".to_owned(), None)
+            }
+            serde_saphyr::Error::Budget { breach: BudgetBreach::Documents { .. }, .. } => {
+                ("a second document begins with `---`: one file holds one packing list or lock".to_owned(), None)
             }
             other => {
                 let said = other.to_string();

@@ -174,6 +174,9 @@ pub enum Unreachable {
     /// The host is there, and nobody listens.
     #[error("nobody listens there")]
     Refused,
+    /// The same, where a proxy may stand between: the library does not tell which of the two it was.
+    #[error("nobody listens there, or at the proxy on the way")]
+    RefusedOrProxy,
     /// The proxy wants a user and a password, or others (407).
     #[error("the proxy wants a user and a password")]
     ProxyAuthorization,
@@ -219,7 +222,10 @@ impl Error {
     /// Whether somebody did say no to the connection itself: a service that starts anew is back at the next try, and
     /// waiting longer for what is not there only hides the reason.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Unreachable { reason: Unreachable::Refused | Unreachable::Proxy, .. })
+        matches!(
+            self,
+            Self::Unreachable { reason: Unreachable::Refused | Unreachable::RefusedOrProxy | Unreachable::Proxy, .. }
+        )
     }
 
     /// Whether the upstream itself gave no answer: nothing came, or a gateway answered in its place. A refusal or
@@ -265,6 +271,11 @@ impl Error {
                 Unreachable::Refused => {
                     "check the host and the port, and that it runs; behind a proxy, set HTTPS_PROXY".to_owned()
                 }
+                Unreachable::RefusedOrProxy => {
+                    "check that the proxy which HTTPS_PROXY or HTTP_PROXY names runs, then the host and the port; NO_PROXY \
+                     names hosts that are asked without it"
+                        .to_owned()
+                }
                 Unreachable::Private => format!("if it is meant, name it under `upstreams.{host}`"),
                 Unreachable::UnknownName => "check the spelling, /etc/resolv.conf and /etc/hosts; behind a proxy, set HTTPS_PROXY".to_owned(),
                 Unreachable::Dns => "check /etc/resolv.conf; behind a proxy, set HTTPS_PROXY".to_owned(),
@@ -295,7 +306,12 @@ impl Error {
                 "what the registry allows is in its own settings: whether the project exists, names, sizes, immutable tags"
                     .to_owned()
             }
-            Self::Config { .. } | Self::Sink(_) => return None,
+            Self::Config { .. } => {
+                "correct it where it is set: under `upstreams:`, whose paths are seen from their file's folder, or in the \
+                 environment"
+                    .to_owned()
+            }
+            Self::Sink(_) => return None,
         })
     }
 

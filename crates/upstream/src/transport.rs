@@ -38,6 +38,8 @@ pub(crate) struct Transport {
     upstreams: BTreeMap<String, Upstream>,
     resolver: Resolver,
     offline: bool,
+    /// Whether a proxy is set for hosts that are not this machine.
+    proxied: bool,
     guard: Option<Guard>,
     common: reqwest::Client,
     /// For this machine itself.
@@ -134,7 +136,9 @@ impl Transport {
         };
         let (seats, plain, allowances) = (Mutex::default(), Mutex::default(), Mutex::default());
         let offline = surroundings.offline;
-        Ok(Self { upstreams, resolver, offline, guard, common, near, own, seats, plain, allowances })
+        let is_set = |proxy: &Option<String>| proxy.as_ref().is_some_and(|proxy| !proxy.is_empty());
+        let proxied = is_set(&surroundings.http_proxy) || is_set(&surroundings.https_proxy);
+        Ok(Self { upstreams, resolver, offline, proxied, guard, common, near, own, seats, plain, allowances })
     }
 
     /// How often something is tried without any progress: less often when somebody waits.
@@ -266,6 +270,18 @@ impl Transport {
         }
     }
 
+    fn unreachable(&self, url: &Url, error: reqwest::Error) -> Error {
+        let mut error = unreachable(url, error);
+        let is_near = url.host_str().is_some_and(|host| self.resolver.is_loopback(host));
+        if let Error::Unreachable { reason: reason @ Unreachable::Refused, .. } = &mut error
+            && self.proxied
+            && !is_near
+        {
+            *reason = Unreachable::RefusedOrProxy;
+        }
+        error
+    }
+
     async fn once(&self, ask: &Ask, url: &Url, authorization: Option<&HeaderValue>) -> Result<reqwest::Response> {
         let host = host_of(url);
         let client = match self.guard(&host) {
@@ -292,7 +308,7 @@ impl Transport {
             // The library's own limit would count the time that a body takes on its way up.
             let moved = ask.body.moved();
             match timeout(ask.silence, &mut sending).await {
-                Ok(answer) => break answer.map_err(|error| unreachable(url, error))?,
+                Ok(answer) => break answer.map_err(|error| self.unreachable(url, error))?,
                 Err(_) if ask.body.moved() != moved => {}
                 Err(_) => {
                     let reason = Unreachable::Timeout;

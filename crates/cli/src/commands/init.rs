@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
+use std::path::Path;
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -20,10 +21,17 @@ pub(crate) fn run(context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
                 .hint("edit it, or name another with `-f FILE`")
                 .into());
         }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let folder = path.parent().unwrap_or(path).display().to_string();
+            return Err(Failure::new(format!("{}: there is no folder {folder}", named()))
+                .hint(format!("make it first: mkdir -p {folder}"))
+                .into());
+        }
         opened => opened.with_context(named)?,
     };
     file.write_all(collect::STARTER.as_bytes()).with_context(named)?;
     voice.answer(&named(), &json!({ "file": path.to_string_lossy() }))?;
-    voice.say("edit it, then: naru lock && naru pull");
+    let which = if path == Path::new("naru.yaml") { String::new() } else { format!(" -f {}", named()) };
+    voice.say(&format!("edit it, then: naru lock{which} && naru pull{which}"));
     Ok(Exit::Done)
 }

@@ -39,7 +39,7 @@ pub(crate) struct Request {
     /// Lets what was seen earlier at its upstream replace what was seen later
     #[arg(long)]
     force: bool,
-    /// Then lists what the store has of its upstreams and none of these bundles has; with --yes, takes it out
+    /// Then lists what the store has and none of these bundles has, but for what was pushed here; with --yes, takes it out
     #[arg(long)]
     prune: bool,
     /// Does what --prune lists

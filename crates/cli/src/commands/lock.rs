@@ -31,6 +31,7 @@ pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -
     if request.check {
         let lock = Lock::read(&path_beside(&list.path))?;
         covered(&lock, &list)?;
+        current(&lock, &list).await?;
         voice.say(&format!("{} covers {}", path_beside(&list.path).display(), list.path.display()));
         return Ok(Exit::Done);
     }
@@ -54,6 +55,9 @@ pub(crate) async fn resolve(
     voice: &Speaker,
 ) -> anyhow::Result<Lock> {
     let path = path_beside(&list.path);
+    if list.is_empty() {
+        voice.warn(&format!("{} wishes for nothing: name something under `images:` or `files:`", list.path.display()));
+    }
     let previous = previous(&path, voice)?;
     let client = upstream::Client::new(list.upstreams.clone(), &context.environment.surroundings())?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
@@ -88,11 +92,21 @@ fn previous(path: &Path, voice: &Speaker) -> anyhow::Result<Option<Lock>> {
 
 /// Refuses a lock that does not cover its list.
 pub(crate) fn covered(lock: &Lock, list: &PackingList) -> Result<(), Failure> {
-    lock.covers(list).map_err(|differences| {
-        let lock = path_beside(&list.path);
-        let list = list.path.display();
-        Failure::new(format!("{} does not cover {list}:\n  {}", lock.display(), differences.join("\n  ")))
-            .hint("`naru lock` brings it up to date")
-            .exit(Exit::Stale)
-    })
+    lock.covers(list).map_err(|differences| stale(list, &differences))
+}
+
+/// Refuses a lock of which the files of this machine are no longer what it says: they would be carried as they were.
+pub(crate) async fn current(lock: &Lock, list: &PackingList) -> anyhow::Result<()> {
+    match collect::lock::changed_here(lock, list).await?.as_slice() {
+        [] => Ok(()),
+        differences => Err(stale(list, differences).into()),
+    }
+}
+
+fn stale(list: &PackingList, differences: &[String]) -> Failure {
+    let lock = path_beside(&list.path);
+    let list = list.path.display();
+    Failure::new(format!("{} does not cover {list}:\n  {}", lock.display(), differences.join("\n  ")))
+        .hint("`naru lock` brings it up to date")
+        .exit(Exit::Stale)
 }

@@ -15,8 +15,16 @@ pub(crate) struct Request {
     #[arg(value_name = "PREFIX")]
     prefix: Option<String>,
     /// Only this kind: image, file
-    #[arg(long)]
+    #[arg(long, value_parser = carried)]
     kind: Option<Kind>,
+}
+
+/// A kind that a store can hold by now.
+fn carried(text: &str) -> Result<Kind, String> {
+    match text.parse() {
+        Ok(kind @ (Kind::Image | Kind::File)) => Ok(kind),
+        _ => Err("expected image or file".to_owned()),
+    }
 }
 
 pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {

@@ -19,6 +19,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::size::{VolumeSize, size};
 use crate::terminal::{Overheard, Speaker};
+use crate::thing;
 
 /// What to pack, and how.
 #[derive(Clone, Debug, clap::Args)]
@@ -192,10 +193,43 @@ fn selection(context: &Context) -> anyhow::Result<Selection> {
     }
     let lock = Lock::read(&path)?;
     lock::covered(&lock, &list)?;
+    if list.is_empty() {
+        return Err(nothing(&format!("{} wishes for nothing", list.path.display()))
+            .hint("name something under `images:` or `files:`; `--all` packs the whole store")
+            .into());
+    }
     Ok(lock.selection())
 }
 
+fn nothing(why: &str) -> Failure {
+    Failure::new(format!("there is nothing to pack: {why}"))
+}
+
+/// Whether the store has anything of what it is to give whole.
+async fn has_any(store: &Store, selection: &Selection) -> anyhow::Result<bool> {
+    if matches!(selection, Selection::These(_)) {
+        return Ok(true);
+    }
+    let mut entries = thing::Entries::of(store, None);
+    while let Some(hit) = entries.next().await? {
+        if *selection == Selection::All || hit.entry.is_gathered() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 pub(crate) async fn run(store: &Store, order: &Order, files: Vec<File>, voice: &Speaker) -> anyhow::Result<Exit> {
+    if !has_any(store, &order.selection).await? {
+        let (why, hint) = match order.selection {
+            Selection::Gathered => (
+                "no proxy gathered anything in this store",
+                "`upstreams:` with `proxy:` in serve.yaml makes a server gather",
+            ),
+            _ => ("the store is empty", "`naru pull` fetches what a packing list names"),
+        };
+        return Err(nothing(why).hint(hint).into());
+    }
     let sign = order.sign.as_deref().map(|text| SecretKey::parse(text, "the key to sign with")).transpose()?;
     let mut files = files.into_iter();
     let since = order.since.iter().filter_map(|before| match before {

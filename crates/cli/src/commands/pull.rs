@@ -50,6 +50,10 @@ pub(crate) async fn order(request: &Request, context: &Context, voice: &Speaker)
     let lock = if path.exists() {
         let lock = Lock::read(&path)?;
         lock::covered(&lock, &list)?;
+        // A want-list is met as far as the lock still names it.
+        if want.is_none() {
+            lock::current(&lock, &list).await?;
+        }
         lock
     } else if request.locked {
         return Err(Failure::new(format!("{} is not there", path.display()))

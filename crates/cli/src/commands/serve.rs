@@ -71,6 +71,12 @@ impl Request {
         let mut config = match fs::read_to_string(&path) {
             Ok(text) => parse(&path, &text)?,
             Err(error) if error.kind() == ErrorKind::NotFound && self.config.is_none() => Config::default(),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(Failure::new(format!("--config: {} is not there", path.display()))
+                    .hint("without `--config`, serve.yaml in the store's folder is read when it is there")
+                    .exit(Exit::Usage)
+                    .into());
+            }
             Err(error) => return Err(anyhow::Error::new(error).context(path.display().to_string())),
         };
         if let Some(listen) = self.listen {

@@ -12,13 +12,13 @@ use serde_saphyr::Spanned;
 pub(super) struct Document {
     /// Platforms of every image that does not name its own: a list of `os/architecture[/variant]`, or `[all]`. Absent:
     /// `linux/` and the architecture of the machine on which `naru lock` runs, which it then says.
-    pub(super) platforms: Option<Vec<Spanned<String>>>,
+    pub(super) platforms: Option<Spanned<Vec<Spanned<String>>>>,
     /// Container images and other OCI artifacts: references, or mappings where one needs more.
     pub(super) images: Vec<Spanned<Image>>,
     /// Files from web servers, and files and folders of this machine.
     pub(super) files: Vec<Spanned<File>>,
     /// How upstreams are reached, by host (`docker.io`, `registry.example:5000`): credentials, CA, mirrors.
-    pub(super) upstreams: upstream::Upstreams,
+    pub(super) upstreams: Option<Spanned<upstream::Upstreams>>,
     /// What happens to layers that their licence keeps from being redistributed (Windows base layers): `skip` (the
     /// default; the image is carried without them, and runtimes fetch them elsewhere) or `carry`.
     pub(super) foreign_layers: ForeignLayers,
@@ -48,7 +48,7 @@ pub(super) struct ImageFields {
     pub(super) image: String,
     /// Platforms of this image, in the place of the file's.
     #[serde(default)]
-    pub(super) platforms: Option<Vec<Spanned<String>>>,
+    pub(super) platforms: Option<Spanned<Vec<Spanned<String>>>>,
     /// Whether what refers to the image is carried with it: signatures, SBOMs, attestations, by the referrers API, its
     /// fallback tag and cosign's tags. Default: `true`.
     #[serde(default)]

@@ -55,7 +55,7 @@ files:
   - {{url: 'http://files.example:8080/x?y=1', path: x.bin}}
   - path: ./kubespray
 upstreams:
-  docker.io: {{ca: ca.pem, password_file: /etc/p}}
+  docker.io: {{ca: ca.pem, username: u, password_file: /etc/p}}
 foreign_layers: carry
 ",
         digest.hex()

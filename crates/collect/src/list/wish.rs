@@ -28,13 +28,12 @@ pub enum Platforms {
 }
 
 impl Platforms {
-    pub(super) fn read(texts: &[Spanned<String>]) -> Result<Self, Wrong> {
-        for text in texts {
+    pub(super) fn read(texts: &Spanned<Vec<Spanned<String>>>) -> Result<Self, Wrong> {
+        for text in &texts.value {
             Self::try_from(vec![text.value.clone()]).map_err(|why| Wrong::new(text, why))?;
         }
-        let first = texts.first().cloned();
-        Self::try_from(texts.iter().map(|text| text.value.clone()).collect::<Vec<_>>())
-            .map_err(|why| Wrong { line: 0, column: 0, why }.or_at(first.as_ref()))
+        let all: Vec<_> = texts.value.iter().map(|text| text.value.clone()).collect();
+        Self::try_from(all).map_err(|why| Wrong::new(texts, why))
     }
 
     /// Whether a child for this platform is carried.
@@ -42,16 +41,6 @@ impl Platforms {
         match self {
             Self::All => true,
             Self::These(wanted) => wanted.iter().any(|wanted| platform.serves(wanted)),
-        }
-    }
-}
-
-impl Wrong {
-    /// For what is wrong with a whole list: its first item is where to look.
-    fn or_at<T>(self, place: Option<&Spanned<T>>) -> Self {
-        match place {
-            Some(place) => Self::new(place, self.why),
-            None => self,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Asking the upstreams what a packing list means today.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use artifact::{Digest, Progress, Reference, Repository, Trust};
@@ -380,6 +381,42 @@ impl Locking<'_> {
             })
             .collect())
     }
+}
+
+/// In what the files of this machine differ from what a lock says of them, a line for each: what was changed, added or
+/// taken away since. Reads those that have kept their size.
+///
+/// # Errors
+/// When a file or folder cannot be read.
+pub async fn changed_here(lock: &Lock, list: &PackingList) -> Result<Vec<String>> {
+    let (folder, wishes, locked) = (list.folder().to_owned(), list.local.clone(), lock.local.clone());
+    let looked = tokio::task::spawn_blocking(move || {
+        let mut differences = Vec::new();
+        for wish in &wishes {
+            let mut before: BTreeMap<_, _> =
+                locked.iter().filter(|file| file.is_of(&wish.path)).map(|file| (&file.source, file)).collect();
+            let found = match local::find(&folder, wish) {
+                Ok((found, _)) => found,
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Vec::new(),
+                Err(error) => return Err(error),
+            };
+            for file in found {
+                let Some(before) = before.remove(&file.source) else {
+                    differences.push(format!("not locked: {}", file.source.display()));
+                    continue;
+                };
+                let path = folder.join(&file.source);
+                let size = std::fs::metadata(&path).map_err(Error::io(&path))?.len();
+                if size != before.size || local::hash(&path)?.0 != before.digest {
+                    differences.push(format!("changed since it was locked: {}", file.source.display()));
+                }
+            }
+            differences
+                .extend(before.into_keys().map(|source| format!("gone since it was locked: {}", source.display())));
+        }
+        Ok(differences)
+    });
+    looked.await.map_err(Error::thread)?
 }
 
 impl LockedBlob {

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use artifact::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST};
 use artifact::{Digest, Progress, Repository, Trust};
-use collect::lock::lock;
+use collect::lock::{changed_here, lock};
 use collect::{Error, Lock, PackingList, pull};
 use server::{Server, descriptor};
 use store::Store;
@@ -396,6 +396,7 @@ async fn files_of_every_trust() {
     assert!(site.store.entry(&local, "play/link").await.unwrap().is_none());
 
     // A file that changed after it was locked is not what was approved.
+    assert!(changed_here(&lock, &list).await.unwrap().is_empty());
     std::fs::write(site.folder.path().join("play/deep/book.yml"), "another").unwrap();
     let fresh = Store::open(&site.folder.path().join("fresh")).await.unwrap();
     let error = pull(&lock, site.folder.path(), &site.client, &fresh, &site.said).await.unwrap_err();
@@ -403,6 +404,16 @@ async fn files_of_every_trust() {
     assert_eq!(said.len(), 1);
     assert!(said[0].contains("book.yml has changed since it was locked"), "{said:?}");
     assert!(error.hint().unwrap().contains("naru lock"));
+    std::fs::write(site.folder.path().join("play/added"), "new").unwrap();
+    std::fs::remove_file(site.folder.path().join("play/same")).unwrap();
+    let expected = [
+        "not locked: ./play/added",
+        "changed since it was locked: ./play/deep/book.yml",
+        "gone since it was locked: ./play/same",
+    ];
+    assert_eq!(changed_here(&lock, &list).await.unwrap(), expected);
+    std::fs::remove_dir_all(site.folder.path().join("play")).unwrap();
+    assert_eq!(changed_here(&lock, &list).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

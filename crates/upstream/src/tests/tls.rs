@@ -141,6 +141,13 @@ async fn where_nobody_listens_is_said_soon() {
     let error = plain_client().resolve(&reference(&nobody().await, ":1")).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { reason: Unreachable::Refused, .. }), "{error:?}");
     assert!(error.is_transient() && error.is_refusal() && error.hint().unwrap().contains("port"), "{error}");
+    // Which of the two refused is not known, and "set HTTPS_PROXY" would be no help.
+    let https_proxy = Some(format!("http://user:secret@{}", nobody().await));
+    let surroundings = Surroundings { https_proxy, ..Surroundings::default() };
+    let client = Client::new(Upstreams::default(), &surroundings).unwrap();
+    let error = client.resolve(&reference("registry.example", ":1")).await.unwrap_err();
+    assert!(error.is_refusal() && error.to_string().contains("or at the proxy"), "{error}");
+    assert!(error.hint().unwrap().contains("HTTPS_PROXY"), "{error}");
 }
 
 #[tokio::test]
