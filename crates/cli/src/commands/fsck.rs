@@ -23,7 +23,7 @@ use crate::thing;
 /// How thoroughly, and what then.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Request {
-    /// Removes files that nothing names: what killed writers left
+    /// Removes files that nothing names: what killed writers left; and what was begun and left alone for a day
     #[arg(long)]
     tidy: bool,
     /// Brings what is lost or damaged again: from volumes of bundles, or the folders they lie in; from the upstreams that
@@ -164,7 +164,8 @@ fn describe(finding: &Finding) -> (String, Value) {
         }
         Finding::Orphan { path, size: bytes } => (
             format!("orphan    {} ({}): no row names it; `--tidy` removes it", path.display(), size(*bytes)),
-            json!({ "finding": "orphan", "path": path, "size": bytes }),
+            // JSON has no other names than text.
+            json!({ "finding": "orphan", "path": path.display().to_string(), "size": bytes }),
         ),
         // The store may learn to find more before this file does.
         other => (format!("{other:?}"), json!({ "finding": format!("{other:?}") })),
