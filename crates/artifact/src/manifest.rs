@@ -5,8 +5,12 @@
 //! manifests in the wild (zero layers, no config, ORAS's own shape) do not have.
 
 use std::collections::HashSet;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Digest, Platform, media_type};
 
@@ -28,7 +32,7 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Of a child of an index.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "one")]
     pub platform: Option<RawPlatform>,
     /// Of an artifact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,13 +147,50 @@ struct Raw {
     schema_version: Option<u64>,
     media_type: Option<String>,
     artifact_type: Option<String>,
+    #[serde(default, deserialize_with = "one")]
     config: Option<Descriptor>,
+    #[serde(default, deserialize_with = "several")]
     layers: Option<Vec<Descriptor>>,
+    #[serde(default, deserialize_with = "several")]
     blobs: Option<Vec<Descriptor>>,
+    #[serde(default, deserialize_with = "several")]
     manifests: Option<Vec<Descriptor>>,
+    #[serde(default, deserialize_with = "one")]
     subject: Option<Descriptor>,
     annotations: Option<serde_json::Map<String, serde_json::Value>>,
     fs_layers: Option<serde::de::IgnoredAny>,
+}
+
+/// What only an object can be. Of a list serde would read a struct too, member by member; no client does.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Members(PhantomData))
+    }
+}
+
+fn one<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Option::<Object<T>>::deserialize(deserializer).map(|read| read.map(|Object(one)| one))
+}
+
+fn several<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    let read = Option::<Vec<Object<T>>>::deserialize(deserializer)?;
+    Ok(read.map(|several| several.into_iter().map(|Object(one)| one).collect()))
 }
 
 impl Manifest {
@@ -162,7 +203,8 @@ impl Manifest {
             return Err(InvalidManifest::TooLarge(bytes.len()));
         }
         let content_type = content_type.split(';').next().unwrap_or_default().trim();
-        let raw: Raw = serde_json::from_slice(bytes).map_err(|error| InvalidManifest::Malformed(error.to_string()))?;
+        let Object::<Raw>(raw) =
+            serde_json::from_slice(bytes).map_err(|error| InvalidManifest::Malformed(error.to_string()))?;
         if raw.schema_version == Some(1) || raw.fs_layers.is_some() || media_type::is_schema1(content_type) {
             return Err(InvalidManifest::Schema1);
         }
@@ -273,6 +315,33 @@ mod tests {
         let read = Manifest::parse(cache.as_bytes(), "").unwrap();
         assert_eq!(read.shape, Shape::Index);
         assert_eq!((read.manifests.len(), read.blobs().count()), (1, 2));
+    }
+
+    /// As serde reads a struct, unless it is told not to.
+    #[test]
+    fn a_list_is_no_object() {
+        let (index, image) = (media_type::OCI_INDEX, media_type::OCI_MANIFEST);
+        let (name, blob) = (digest(1), format!(r#"{{"digest":"{}","size":2}}"#, digest(1)));
+        let listed = format!(r#"["",{name:?},2,[],null,null,null]"#);
+        let whole = |member: &str, what: &str| {
+            let kind = if member == "manifests" { index } else { image };
+            Manifest::parse(format!(r#"{{"schemaVersion":2,{member:?}:{what}}}"#).as_bytes(), kind)
+        };
+        for member in ["layers", "blobs", "manifests"] {
+            assert!(whole(member, &format!("[{blob}]")).is_ok(), "{member}");
+            assert!(matches!(whole(member, &format!("[{listed}]")), Err(InvalidManifest::Malformed(_))), "{member}");
+        }
+        for member in ["config", "subject"] {
+            assert!(whole(member, &blob).is_ok() && whole(member, "null").is_ok(), "{member}");
+            assert!(matches!(whole(member, &listed), Err(InvalidManifest::Malformed(_))), "{member}");
+        }
+        let with_platform =
+            |platform: &str| whole("manifests", &format!(r#"[{{"digest":{name:?},"size":2,"platform":{platform}}}]"#));
+        assert!(with_platform(r#"{"os":"linux","architecture":"arm64"}"#).is_ok() && with_platform("null").is_ok());
+        assert!(with_platform(r#"["linux","arm64",null]"#).is_err());
+        let document = format!(r#"[2,{image:?},null,{blob},[],null,null,null,null,null]"#);
+        let error = Manifest::parse(document.as_bytes(), image).unwrap_err();
+        assert!(matches!(&error, InvalidManifest::Malformed(why) if why.contains("an object")), "{error}");
     }
 
     #[test]

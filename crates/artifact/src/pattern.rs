@@ -32,6 +32,23 @@ impl Pattern {
         self.0 == "**"
     }
 
+    /// Why no repository can match, where none can: names have small letters, and nothing but the host before them has a
+    /// port or brackets.
+    pub fn why_never(&self) -> Option<&'static str> {
+        let is_of_host = |byte: u8| b":[]".contains(&byte);
+        // `**` may be nothing at all.
+        let mut behind = self.0.split('/').skip_while(|segment| *segment == "**");
+        let host = behind.next().unwrap_or_default();
+        match () {
+            () if self.0.bytes().any(|byte| byte.is_ascii_uppercase()) => Some("no repository has capital letters"),
+            () if behind.any(|segment| segment.bytes().any(is_of_host)) => {
+                Some("only a host has a colon or brackets: it is a pattern of repositories, without a tag")
+            }
+            () if host.matches('[').count() != host.matches(']').count() => Some("a bracket is missing"),
+            () => None,
+        }
+    }
+
     /// Whether a repository that is shown as `name` matches.
     pub fn matches(&self, name: &str) -> bool {
         let pattern: Vec<&str> = self.0.split('/').collect();
@@ -140,6 +157,16 @@ mod tests {
     }
 
     #[test]
+    fn what_can_match_nothing() {
+        for never in ["team/app:1", "Team/*", "[::1/**", "**/a/b:1", "team/[a]"] {
+            assert!(never.parse::<Pattern>().unwrap().why_never().is_some(), "{never}");
+        }
+        for text in ["**", "team/*", "host:5000/**", "[::1]:5000/x", "**/host:5000/x", "*"] {
+            assert_eq!(text.parse::<Pattern>().unwrap().why_never(), None, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_a_pattern() {
         for bad in ["", "/", "a//b", "a/", "/a", "a**", "**a/b", "a b", "a,b", "한", &"a".repeat(600)] {
             assert!(bad.parse::<Pattern>().is_err(), "{bad}");
@@ -151,6 +178,8 @@ mod tests {
         fn a_name_matches_itself_and_everything(name in "[a-z0-9.:-]{1,8}(/[a-z0-9._-]{1,8}){0,4}") {
             proptest::prop_assert!(name.parse::<Pattern>().unwrap().matches(&name));
             proptest::prop_assert!(Pattern::everything().matches(&name));
+            let is_name = name.split_once('/').is_none_or(|(_, rest)| !rest.contains(':'));
+            proptest::prop_assert!(!is_name || name.parse::<Pattern>().unwrap().why_never().is_none());
         }
 
         #[test]

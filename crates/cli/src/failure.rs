@@ -164,7 +164,7 @@ fn exit(cause: &(dyn Error + 'static)) -> Option<Exit> {
             serve::Error::AccountName(_)
             | serve::Error::Password(_)
             | serve::Error::Htpasswd { .. }
-            | serve::Error::Fingerprint(_) => Some(Exit::Usage),
+            | serve::Error::Fingerprint => Some(Exit::Usage),
             _ => None,
         };
     }

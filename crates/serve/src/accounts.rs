@@ -1,5 +1,7 @@
 //! Accounts, as commands make and end them. A running server reads them again afterwards ([`crate::Server::reload_secrets`]).
 
+use std::collections::HashSet;
+
 use artifact::Digest;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -34,10 +36,10 @@ pub async fn add_token(store: &Store, name: &str, scopes: &[Scope], expires: Opt
 /// Makes a person's account.
 ///
 /// # Errors
-/// As [`add_token`].
+/// As [`add_token`]; [`Error::CertificateTaken`].
 pub async fn add_user(store: &Store, name: &str, proof: &Proof, scopes: &[Scope], expires: Option<i64>) -> Result<()> {
     let mut account = account(store, AccountKind::User, name, scopes)?;
-    prove(&mut account, proof);
+    prove(&mut account, proof, &store.accounts().await?)?;
     account.expires = expires;
     add(store, &account).await
 }
@@ -45,28 +47,37 @@ pub async fn add_user(store: &Store, name: &str, proof: &Proof, scopes: &[Scope]
 /// Gives a person another password, or another certificate.
 ///
 /// # Errors
-/// [`Error::NoAccount`]; the store's refusals.
+/// [`Error::NoAccount`], [`Error::CertificateTaken`]; the store's refusals.
 pub async fn set_proof(store: &Store, name: &str, proof: &Proof) -> Result<()> {
-    let known = store.accounts().await?.into_iter();
-    let found = known.into_iter().find(|account| account.kind == AccountKind::User && account.name == name);
+    let known = store.accounts().await?;
+    let found = known.iter().find(|account| account.kind == AccountKind::User && account.name == name);
     let missing = || Error::NoAccount { kind: AccountKind::User, name: name.to_owned() };
-    let mut account = found.ok_or_else(missing)?;
-    prove(&mut account, proof);
+    let mut account = found.cloned().ok_or_else(missing)?;
+    prove(&mut account, proof, &known)?;
     Ok(store.put_accounts(&[account]).await?)
 }
 
-/// Takes over what [`read_htpasswd`] read; who is here already gets that password and these scopes.
+/// Takes over what [`read_htpasswd`] read; who is here already gets that password and these scopes. Returns
+/// the names of the people who were here before.
 ///
 /// # Errors
 /// The store's refusals; then nobody was taken over.
-pub async fn import(store: &Store, users: &[(String, String)], scopes: &[Scope], expires: Option<i64>) -> Result<()> {
+pub async fn import(
+    store: &Store,
+    users: &[(String, String)],
+    scopes: &[Scope],
+    expires: Option<i64>,
+) -> Result<HashSet<String>> {
+    let known = store.accounts().await?.into_iter().filter(|account| account.kind == AccountKind::User);
+    let known = known.map(|account| account.name).collect();
     let taken = users.iter().map(|(name, hash)| {
         let mut account = account(store, AccountKind::User, name, scopes)?;
         account.secret.clone_from(hash);
         account.expires = expires;
         Ok(account)
     });
-    Ok(store.put_accounts(&taken.collect::<Result<Vec<_>>>()?).await?)
+    store.put_accounts(&taken.collect::<Result<Vec<_>>>()?).await?;
+    Ok(known)
 }
 
 /// Ends an account, and every short token that it brought.
@@ -89,8 +100,8 @@ pub fn fingerprint(text: &str) -> Result<Digest> {
         return Ok(Digest::of(&certificate));
     }
     let hex: String = text.trim().chars().filter(|c| *c != ':').collect::<String>().to_ascii_lowercase();
-    let invalid = |_| Error::Fingerprint(text.trim().chars().take(100).collect());
-    format!("sha256:{}", hex.trim_start_matches("sha256")).parse().map_err(invalid)
+    // What it is instead is not repeated: it may be a key.
+    format!("sha256:{}", hex.trim_start_matches("sha256")).parse().map_err(|_| Error::Fingerprint)
 }
 
 fn account(store: &Store, kind: AccountKind, name: &str, scopes: &[Scope]) -> Result<Account> {
@@ -100,11 +111,19 @@ fn account(store: &Store, kind: AccountKind, name: &str, scopes: &[Scope]) -> Re
     Ok(Account { kind, name, secret, certificate: None, scopes: written, expires: None, made: store.now() })
 }
 
-fn prove(account: &mut Account, proof: &Proof) {
+/// A certificate is one person's: of two that show the same, one would act in the other's name.
+fn prove(account: &mut Account, proof: &Proof, known: &[Account]) -> Result<()> {
     match proof {
         Proof::Password(hash) => account.secret.clone_from(hash),
-        Proof::Certificate(digest) => account.certificate = Some(*digest),
+        Proof::Certificate(digest) => {
+            let is_this = |other: &Account| (other.kind, &other.name) == (account.kind, &account.name);
+            if let Some(other) = known.iter().find(|other| other.certificate == Some(*digest) && !is_this(other)) {
+                return Err(Error::CertificateTaken { kind: other.kind, name: other.name.clone() });
+            }
+            account.certificate = Some(*digest);
+        }
     }
+    Ok(())
 }
 
 async fn add(store: &Store, account: &Account) -> Result<()> {
@@ -126,5 +145,9 @@ mod tests {
             assert_eq!(fingerprint(&text).unwrap(), digest, "{text}");
         }
         assert!(fingerprint("alice").is_err() && fingerprint("").is_err());
+        // Nothing of a file that may be a key is shown to anybody.
+        let error =
+            fingerprint("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw\n-----END PRIVATE KEY-----\n").unwrap_err();
+        assert!(!format!("{error} {error:?} {:?}", error.hint()).contains("MC4C"), "{error}");
     }
 }

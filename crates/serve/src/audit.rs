@@ -96,11 +96,12 @@ enum To {
 }
 
 impl Audit {
-    /// `place` as `serve.yaml` has it: a file, `-`, `off`; or else in the store's `folder`. Nothing is made before
+    /// `place` as `serve.yaml` has it: a file, `-`, `off` or `false`; or else in the store's `folder`. Nothing is made before
     /// something happens.
     pub fn new(folder: &Path, place: Option<&Path>) -> Self {
         let to = match place {
-            Some(path) if path == Path::new("off") => To::Nowhere,
+            // In YAML people write either, and mean the same.
+            Some(path) if path == Path::new("off") || path == Path::new("false") => To::Nowhere,
             Some(path) if path == Path::new("-") => To::Output,
             Some(path) => To::File { path: path.to_owned(), file: None },
             None => To::File { path: folder.join("audit/audit.jsonl"), file: None },

@@ -161,6 +161,15 @@ impl Gate {
         Ok(user.filter(|_| is_right))
     }
 
+    /// The same caller as it is now, who was known by the gate `before`; `None`: it has ended since, or what it showed has.
+    pub(crate) fn again(&self, before: &Self, caller: &Caller) -> Option<Caller> {
+        match caller {
+            Caller::Account(known) => self.accounts.again(known),
+            Caller::Admin if self.admin != before.admin => None,
+            same => Some(same.clone()),
+        }
+    }
+
     fn by_token(&self, word: &str) -> Option<Caller> {
         let digest = Digest::of(word.as_bytes());
         if digest.as_bytes().ct_eq(self.admin.as_bytes()).into() {

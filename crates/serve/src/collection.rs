@@ -116,9 +116,18 @@ fn rule(written: &Retention) -> Result<Rule> {
     if written.repositories.is_empty() {
         return Err(wrong("repositories".to_owned(), "a rule is of some repositories, as team/* or docker.io/**"));
     }
-    if *written == (Retention { repositories: written.repositories.clone(), ..Retention::default() }) {
+    let is_none = |span: Option<Span>| span.is_none_or(|span| span.0 == 0);
+    if is_none(written.older_than)
+        && is_none(written.pulled_within)
+        && written.keep_last.is_none_or(|last| last == 0)
+        && written.keep_tags.is_empty()
+    {
         let why = "the rule keeps nothing: say older_than, keep_last, keep_tags or pulled_within";
         return Err(wrong(named, why));
+    }
+    // Of repositories, patterns may have more.
+    if let Some(never) = written.keep_tags.iter().find(|text| text.contains(['/', ':', '[', ']'])) {
+        return Err(wrong(never.clone(), "no tag can match it; a pattern of tags is as v* or latest"));
     }
     Ok(Rule {
         repositories: patterns(&written.repositories, "not a pattern of repositories, as docker.io/** or team/*")?,
@@ -156,7 +165,11 @@ mod tests {
             named.clone(),
             Retention { repositories: Vec::new(), ..all.clone() },
             Retention { repositories: vec!["a//b".to_owned()], ..all.clone() },
-            Retention { keep_tags: vec!["a,b".to_owned()], ..all },
+            Retention { keep_tags: vec!["a,b".to_owned()], ..all.clone() },
+            Retention { keep_tags: vec!["[".to_owned()], ..named.clone() },
+            Retention { keep_tags: vec!["v1".to_owned(), "team/v*".to_owned()], ..all },
+            Retention { keep_last: Some(0), ..named.clone() },
+            Retention { older_than: Some(Span(0)), pulled_within: Some(Span(0)), ..named.clone() },
         ] {
             assert!(rule(wrong.clone()).is_err(), "{wrong:?}");
         }

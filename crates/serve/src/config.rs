@@ -37,7 +37,7 @@ pub struct Config {
     pub anonymous: Anonymous,
     /// A PEM file with the CA of clients' certificates; without it none is asked for.
     pub client_ca: Option<PathBuf>,
-    /// Where a line for each change, refusal and load goes: a file, `-` for standard output, or `off` (default:
+    /// Where a line for each change, refusal and load goes: a file, `-` for standard output, or `off` or `false` (default:
     /// `audit/audit.jsonl` in the store's folder).
     pub audit: Option<PathBuf>,
     /// Whether credentials are accepted over plain HTTP from other machines (default: no).
@@ -62,7 +62,7 @@ pub struct Config {
 
 /// What anybody may read: everything, nothing, or the repositories of some patterns.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "`anonymous` is true, false or a list of patterns, as [docker.io/**]")]
 pub enum Anonymous {
     /// Everything or nothing.
     All(bool),
@@ -139,8 +139,10 @@ pub(crate) struct Settings {
 }
 
 fn pattern(text: &str) -> Result<Pattern> {
-    let why = "not a pattern of repositories, as docker.io/** or team/*";
-    text.parse().map_err(|_| Error::Config { key: "anonymous", value: text.to_owned(), why })
+    let wrong = |why| Error::Config { key: "anonymous", value: text.to_owned(), why };
+    let pattern: Pattern =
+        text.parse().map_err(|_| wrong("not a pattern of repositories, as docker.io/** or team/*"))?;
+    pattern.why_never().map_or(Ok(pattern.clone()), |why| Err(wrong(why)))
 }
 
 impl Settings {
@@ -149,6 +151,10 @@ impl Settings {
         let host = |key, text: &str| {
             normalise_host(text).ok_or_else(|| Error::Config { key, value: text.to_owned(), why: "not a host" })
         };
+        if config.connections == 0 {
+            let why = "nobody could be served";
+            return Err(Error::Config { key: "connections", value: "0".to_owned(), why });
+        }
         let mut aliases = BTreeMap::new();
         for (alias, target) in &config.aliases {
             aliases.insert(host("aliases", alias)?, host("aliases", target)?);

@@ -133,6 +133,7 @@ async fn identified(
     let call = Call {
         site,
         caller: caller.clone(),
+        gate,
         peer,
         headers: &head.headers,
         head: head.method == Method::HEAD,
@@ -151,6 +152,14 @@ fn well_formed(request: &Request<Incoming>) -> Result<(), Refusal> {
     let hosts = request.headers().get_all(HOST).iter().count();
     if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
         return refused("a request has one `Host`");
+    }
+    // Of what is no host, each would make another one (RFC 9110, section 7.2).
+    let is_host = |host: &HeaderValue| {
+        let is_known = |byte: &u8| byte.is_ascii_graphic() && !b"/?#@\\,".contains(byte);
+        !host.is_empty() && host.as_bytes().iter().all(is_known)
+    };
+    if request.headers().get(HOST).is_some_and(|host| !is_host(host)) {
+        return refused("`Host` is not a host");
     }
     if !hyper::body::Body::is_end_stream(request.body()) {
         let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();

@@ -104,8 +104,16 @@ pub enum Error {
         why: String,
     },
     /// Neither a certificate nor the SHA-256 of one.
-    #[error("{0} is neither a PEM certificate nor the SHA-256 of one")]
-    Fingerprint(String),
+    #[error("neither a PEM certificate nor the SHA-256 of one")]
+    Fingerprint,
+    /// Somebody else shows that certificate.
+    #[error("{kind} {name} has that certificate already")]
+    CertificateTaken {
+        /// Token or user.
+        kind: AccountKind,
+        /// Whose it is.
+        name: String,
+    },
     /// The system's source of randomness failed.
     #[error("the system gives no random bytes")]
     Random,
@@ -149,7 +157,10 @@ impl Error {
                 format!("`naru {kind} rm {name}` ends it; or choose another name")
             }
             Self::NoAccount { kind, .. } => format!("`naru {kind} ls` lists those there are"),
-            Self::Fingerprint(_) => {
+            Self::CertificateTaken { kind, name } => {
+                format!("a certificate says who it is: give each person one of their own, or `naru {kind} rm {name}`")
+            }
+            Self::Fingerprint => {
                 "`openssl x509 -noout -fingerprint -sha256 -in FILE` prints it, or name the file".to_owned()
             }
             Self::Htpasswd { .. } => {

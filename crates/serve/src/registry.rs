@@ -23,13 +23,15 @@ use crate::content::{DOCKER_CONTENT_DIGEST, DOCKER_VERSION, OCI_NAMESPACE};
 use crate::metrics::Route;
 use crate::refusal::Refusal;
 use crate::resolve::{self, Meant, Sought};
-use crate::router::{Asked, Operation};
+use crate::router::{Asked, Operation, Reference};
 use crate::site::Site;
 
 /// A request, as far as every operation needs it.
 pub(crate) struct Call<'a> {
     pub(crate) site: &'a Arc<Site>,
     pub(crate) caller: Caller,
+    /// Which told who that is.
+    pub(crate) gate: Arc<Gate>,
     pub(crate) peer: &'a Peer,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) head: bool,
@@ -109,6 +111,24 @@ impl Call<'_> {
         }
     }
 
+    /// Asks once more whether the caller may push there, when its body has come: that may have taken hours, and who has
+    /// lost the right meanwhile changes nothing any more.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    async fn may_still_push(&self, asked: &Asked) -> Result<(), Refusal> {
+        let gate = self.site.gate.load_full();
+        let Some(caller) = gate.again(&self.gate, &self.caller) else {
+            let mut refusal = Gate::refuse(self.headers, self.peer, None);
+            refusal.denied = true;
+            return Err(refusal);
+        };
+        if caller == self.caller {
+            return Ok(());
+        }
+        Call { caller, gate, key: None, ..*self }.to_change(asked, Verb::Write).await.map(drop)
+    }
+
     /// Whether who names no host could mean an upstream's repository by this name.
     async fn is_mirrored(&self, name: &str) -> Result<bool, Refusal> {
         let store = self.site.store();
@@ -174,7 +194,9 @@ pub(crate) async fn answer(
         | Operation::CancelUpload(_) => Verb::Write,
     };
     let (action, digest) = match &operation {
-        Operation::DeleteManifest(reference) => ("delete", Some(reference.text().into_owned())),
+        Operation::DeleteManifest(Reference::Digest(digest)) => ("delete", Some(digest.to_string())),
+        // The tag is in the path.
+        Operation::DeleteManifest(Reference::Tag(_)) => ("delete", None),
         Operation::DeleteBlob(digest) => ("delete", Some(digest.to_string())),
         _ => ("push", None),
     };

@@ -171,8 +171,12 @@ pub(crate) fn parse(method: &Method, path: &str, query: Option<&str>, host: Opti
         return registry(method, "/v2/", rest, query, host)?.ok_or_else(|| unknown_route(path));
     }
     if let Some(action) = own(path) {
-        let token = matches!(action, Action::Token) && *method == Method::POST;
-        return if reading || token { Ok(action) } else { Err(Refusal::method("GET, HEAD")) };
+        return match action {
+            action if reading => Ok(action),
+            Action::Token if *method == Method::POST => Ok(Action::Token),
+            Action::Token => Err(Refusal::method("GET, HEAD, POST")),
+            _ => Err(Refusal::method("GET, HEAD")),
+        };
     }
     // L5: the prefix may be a host (then it is one of the name's), or anything at all when `ns` tells the host.
     if let Some((prefix, rest)) = split_at_v2(path) {
@@ -324,7 +328,10 @@ fn upload(method: &Method, id: &str, query: Option<&str>) -> Result<Operation, R
     match *method {
         Method::PATCH => Ok(Operation::PatchUpload(id)),
         Method::PUT => {
-            let digest = digest_parameter(query, "digest")?.ok_or_else(|| Refusal::digest(""))?;
+            let digest = digest_parameter(query, "digest")?.ok_or_else(|| {
+                let message = "`digest` is missing: an upload ends with the digest of its bytes, as ?digest=sha256:…";
+                Refusal::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message)
+            })?;
             Ok(Operation::FinishUpload { id, digest })
         }
         Method::GET | Method::HEAD => Ok(Operation::UploadStatus(id)),

@@ -15,6 +15,9 @@ use artifact::{Digest, Hasher, Progress};
 
 use crate::{Blob, Error, Hit, Result, Store, writer};
 
+/// A partial file that nobody has written to for so many seconds is not waited for any more.
+const FORSAKEN: i64 = 24 * 60 * 60;
+
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -85,7 +88,7 @@ pub struct Fsck {
     pub partial: u64,
     /// What is wrong, worst first.
     pub findings: Vec<Finding>,
-    /// Orphans that were removed (only when asked to).
+    /// Orphans, and partial files that were left for a day, that were removed (only when asked to).
     pub removed: u64,
 }
 
@@ -97,7 +100,8 @@ impl Fsck {
 }
 
 impl Store {
-    /// Hashes every blob again, compares every link, and looks for files that nothing names; removes those when `tidy`.
+    /// Hashes every blob again, compares every link, and looks for files that nothing names; removes those when `tidy`,
+    /// and partial files that nobody went on with for a day.
     /// Damaged bytes are set aside, so that the next load or pull brings them again.
     ///
     /// # Errors
@@ -163,9 +167,16 @@ impl Store {
         let mut wrong = Vec::new();
         while let Some(blob) = blobs.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX)) {
             let mut hasher = Hasher::new(blob.digest.algorithm());
-            let found = self.open_blob(blob).and_then(|file| {
-                writer::read_file(&file, |bytes| hasher.update(bytes)).map_err(Error::io(&self.path_of(&blob.key)))
-            });
+            let path = self.path_of(&blob.key);
+            // To open what is no file may take for ever: a FIFO waits for somebody who writes to it.
+            if std::fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
+                self.set_aside(blob);
+                wrong.push((blob.digest, Some("what is there is no file".to_owned())));
+                continue;
+            }
+            let found = self
+                .open_blob(blob)
+                .and_then(|file| writer::read_file(&file, |bytes| hasher.update(bytes)).map_err(Error::io(&path)));
             match found.map(|length| (length, hasher.finish())) {
                 Ok((_, digest)) if digest == blob.digest => {}
                 Ok((length, digest)) => {
@@ -218,11 +229,25 @@ impl Store {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name.starts_with("new-") {
                 self.orphan(fsck, &path, tidy);
+            } else if tidy && self.forsake(&path, writer::partial_of(&name)) {
+                fsck.removed += 1;
             } else {
                 fsck.partial += 1;
             }
         }
         Ok(())
+    }
+
+    /// Removes what a run has left that nobody went on with for a day, unless somebody has it in hand.
+    fn forsake(&self, path: &Path, digest: Option<Digest>) -> bool {
+        let Some(digest) = digest else { return false };
+        let is_old = std::fs::metadata(path).is_ok_and(|file| file.mtime() < self.now().saturating_sub(FORSAKEN));
+        if !is_old || !self.pick_up(&digest) {
+            return false;
+        }
+        let removed = std::fs::remove_file(path).is_ok();
+        self.put_down(&digest);
+        removed
     }
 
     fn orphan(&self, fsck: &mut Fsck, path: &Path, tidy: bool) {

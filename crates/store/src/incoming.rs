@@ -44,11 +44,12 @@ impl Incoming {
     pub async fn resume(store: &Store, digest: &Digest) -> Result<Self> {
         let (store, digest) = (store.clone(), *digest);
         let writer = spawn_blocking(move || store.resume(&digest)).await.map_err(ended)??;
-        Ok(Self::begin(writer, |_| ()))
+        Ok(Self::begin(writer, |_| (), false))
     }
 
     /// The same, for who reads meanwhile: `hear` is told, on the thread that writes, of what is in the file; with it comes
-    /// the file itself.
+    /// the file itself. Where it fills the disk, nothing of it stays: nobody may ever ask for it again, and what is pushed
+    /// needs the room.
     ///
     /// # Errors
     /// As [`Store::resume`].
@@ -64,13 +65,21 @@ impl Incoming {
             Ok::<_, Error>((writer, file))
         });
         let (writer, file) = opened.await.map_err(ended)??;
-        Ok((Self::begin(writer, hear), file))
+        Ok((Self::begin(writer, hear, true), file))
     }
 
-    fn begin(writer: BlobWriter, hear: impl Fn(Written) + Send + 'static) -> Self {
+    fn begin(mut writer: BlobWriter, hear: impl Fn(Written) + Send + 'static, gives_way: bool) -> Self {
         let len = writer.len();
         let (orders, receiver) = mpsc::channel(WAITING);
-        let thread = spawn_blocking(move || write(writer, receiver, &hear));
+        let thread = spawn_blocking(move || match write(&mut writer, receiver, &hear) {
+            Ok(()) => Ok(writer),
+            Err(error) => {
+                if gives_way && error.is_no_space() {
+                    writer.discard();
+                }
+                Err(error)
+            }
+        });
         Self { len, orders, thread }
     }
 
@@ -139,7 +148,7 @@ impl Incoming {
     }
 }
 
-fn write(mut writer: BlobWriter, mut orders: mpsc::Receiver<Order>, hear: &impl Fn(Written)) -> Result<BlobWriter> {
+fn write(writer: &mut BlobWriter, mut orders: mpsc::Receiver<Order>, hear: &impl Fn(Written)) -> Result<()> {
     while let Some(order) = orders.blocking_recv() {
         match order {
             Order::Write(bytes) => {
@@ -152,7 +161,7 @@ fn write(mut writer: BlobWriter, mut orders: mpsc::Receiver<Order>, hear: &impl 
             }
         }
     }
-    Ok(writer)
+    Ok(())
 }
 
 /// The thread ended before its work did: the process is ending.

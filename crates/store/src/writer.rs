@@ -380,11 +380,11 @@ impl Store {
         Ok(file)
     }
 
-    fn pick_up(&self, digest: &Digest) -> bool {
+    pub(crate) fn pick_up(&self, digest: &Digest) -> bool {
         self.in_hand().insert(*digest)
     }
 
-    fn put_down(&self, digest: &Digest) {
+    pub(crate) fn put_down(&self, digest: &Digest) {
         self.in_hand().remove(digest);
     }
 
@@ -396,6 +396,11 @@ impl Store {
 
 fn partial_name(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm().as_str(), digest.hex())
+}
+
+/// Whose partial file has this name; `None`: it is of another kind, as pieces and uploads are.
+pub(crate) fn partial_of(name: &str) -> Option<Digest> {
+    name.replacen('-', ":", 1).parse().ok()
 }
 
 fn arriving(expected: Option<&Digest>) -> Arriving {

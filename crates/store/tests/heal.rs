@@ -195,3 +195,39 @@ async fn wrong_bytes_heal_nothing() {
     })
     .await;
 }
+
+/// What would make a scrub wait for ever, and what nobody will go on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_file_is_found_and_what_was_left_is_tidied() {
+    for_each_store(|folder| async move {
+        let store = open(&folder).await;
+        let things = Things::put(&store).await;
+        let lost = Digest::of(b"one");
+        let key = store.blob(&lost).await.unwrap().unwrap().key;
+        let place = folder.path().join("blobs").join(key);
+        std::fs::remove_file(&place).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&place).status().unwrap().success());
+        let (left, held, pieces) = (Digest::of(b"left"), Digest::of(b"held"), Digest::of(b"pieces"));
+        let begin = |digest: &Digest| {
+            let mut writer = store.resume(digest).unwrap();
+            writer.write(b"be").unwrap();
+            writer
+        };
+        begin(&left).keep();
+        let writer = begin(&held);
+        store.patchwork(&pieces, 9).unwrap().keep().unwrap();
+        let scrub = async |tidy| store.fsck(tidy, Arc::new(Silent)).await.unwrap();
+        let found = scrub(true).await;
+        let is_lost = |finding: &Finding| matches!(finding, Finding::Corrupt { digest, .. } if *digest == lost);
+        assert!(found.findings.iter().any(is_lost), "{:?}", found.findings);
+        assert_eq!((found.partial, found.removed), (3, 0), "they are of today");
+        assert!(things.heal(&store, found).await.is_clean());
+        store.pass(25 * 60 * 60);
+        assert_eq!(scrub(false).await.partial, 3);
+        let found = scrub(true).await;
+        assert_eq!((found.partial, found.removed), (2, 1), "{:?}", found.findings);
+        assert_eq!((store.partial(&left), store.partial(&held)), (0, 2));
+        drop(writer);
+    })
+    .await;
+}

@@ -23,7 +23,7 @@ use crate::thing;
 /// How thoroughly, and what then.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Request {
-    /// Removes files that nothing names: what killed writers left
+    /// Removes files that nothing names: what killed writers left; and what was begun and left alone for a day
     #[arg(long)]
     tidy: bool,
     /// Brings what is lost or damaged again: from volumes of bundles, or the folders they lie in; from the upstreams that

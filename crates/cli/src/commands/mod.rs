@@ -262,7 +262,7 @@ async fn run(command: Command, context: &Context, voice: &Speaker) -> anyhow::Re
         Command::Export(request) => return export::run(request, context, voice).await,
         Command::Push(request) => return push::run(request, context, voice).await,
         Command::Key(request) => return key::begin(request, context, voice).await,
-        Command::Token(request) => (Work::Token(request), Vec::new()),
+        Command::Token(request) => return token::begin(request, context, voice).await,
         Command::User(request) => (Work::User(user::prepare(request, voice).await?), Vec::new()),
         Command::Setup(request) => match setup::run(&request, context, voice).await? {
             ControlFlow::Continue(work) => (work, Vec::new()),

@@ -27,8 +27,13 @@ impl Request {
 pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {
     let applied = store.restore(request.generation, request.local, &voice.by()).await?;
     changed(&applied, voice)?;
-    if applied.replaced.is_empty() {
-        voice.say("everything is as it was then already");
+    match (applied.replaced.is_empty(), request.local) {
+        (true, true) => voice.say("everything is as it was then already"),
+        (true, false) => voice.say(
+            "what upstreams and bundles brought is as it was then already; what was pushed here stays as it is, and goes \
+             back with --local",
+        ),
+        (false, _) => {}
     }
     Ok(Exit::Done)
 }

@@ -299,9 +299,14 @@ async fn announce(server: &Server, store: &Store, voice: &Speaker) -> anyhow::Re
     lines.push(format!("{what} has the SHA-256 fingerprint\n  {}", server.fingerprint()));
     if let Some((from, until)) = server.validity() {
         let now = jiff::Timestamp::now().as_second();
-        lines.push(format!("it is good from {} to {}; the clock here says {}", day(from), day(until), day(now)));
+        lines.push(format!(
+            "the server's certificate is good from {} to {}; the clock here says {}",
+            day(from),
+            day(until),
+            day(now)
+        ));
         if !(from..until).contains(&now) {
-            voice.warn("the clock here is outside of what the site's CA is good for: set it right, or clients that have the same time will refuse the certificate");
+            voice.warn("the clock here is outside of what the server's certificate is good for: set it right, or clients that have the same time will refuse it");
         }
     }
     lines.push("clients are set up by".to_owned());

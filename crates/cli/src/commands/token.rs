@@ -1,14 +1,17 @@
 //! `naru token`: the keys of machines, and the admin's.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use clap::value_parser;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use serve::accounts::{self, Scope};
 use store::{AccountKind, Store};
 
-use super::{gc, user};
+use super::{Context, Work, by_who_holds_it, gc, user};
 use crate::exit::Exit;
-use crate::terminal::Speaker;
+use crate::terminal::{Overheard, Speaker};
 
 /// What to do with tokens.
 #[derive(Debug, clap::Subcommand, Serialize, Deserialize)]
@@ -59,7 +62,8 @@ impl Rights {
 }
 
 fn lifetime(text: &str) -> Result<i64, String> {
-    match gc::seconds(text)? {
+    let seconds = gc::seconds(text).map_err(|_| "not a time: write 12h, 30d or 52w".to_owned())?;
+    match seconds {
         0 => Err("what is made would have ended already: write 12h, 30d or 52w".to_owned()),
         seconds => Ok(seconds),
     }
@@ -80,6 +84,35 @@ impl Request {
     pub(crate) fn brings(&self) -> bool {
         matches!(self, Self::New | Self::Add { .. })
     }
+}
+
+/// Has it done by whoever holds the store. A token that could not be shown ends again: nobody will ever have seen it.
+pub(crate) async fn begin(request: Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
+    let Request::Add { name, .. } = &request else {
+        return by_who_holds_it(Work::Token(request), Vec::new(), context, voice).await;
+    };
+    let (name, (made, hearing)) = (name.clone(), answered(voice));
+    let added = by_who_holds_it(Work::Token(request), Vec::new(), context, &hearing).await;
+    if added.is_err() && made.load(Ordering::Relaxed) {
+        // That it is done can be shown no more than the token could.
+        let (removed, hearing) = answered(voice);
+        let end = Work::Token(Request::Rm { name: name.clone() });
+        let _ = by_who_holds_it(end, Vec::new(), context, &hearing).await;
+        if removed.load(Ordering::Relaxed) {
+            voice.say(&format!("the token {name} could not be shown, and was ended again"));
+        } else {
+            voice.warn(&format!("the token {name} was made and not shown: end it with `naru token rm {name}`"));
+        }
+    }
+    added
+}
+
+/// A voice that remembers whether it was to answer something, be it heard or not.
+fn answered(voice: &Speaker) -> (Arc<AtomicBool>, Speaker) {
+    let answered = Arc::new(AtomicBool::new(false));
+    let remember = Arc::clone(&answered);
+    let hear = move |_: &Value| remember.store(true, Ordering::Relaxed);
+    (answered, Arc::new(Overheard { voice: Arc::clone(voice), hear }))
 }
 
 pub(crate) async fn run(store: &Store, request: &Request, voice: &Speaker) -> anyhow::Result<Exit> {

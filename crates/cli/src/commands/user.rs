@@ -51,7 +51,8 @@ pub(crate) enum Request {
         #[arg(long, value_name = "FILE|SHA256")]
         certificate: Option<String>,
     },
-    /// Takes people over from a file of htpasswd, with bcrypt's hashes; who is here already gets that password
+    /// Takes people over from a file of htpasswd, with bcrypt's hashes (of a cost up to 13); who is here already gets that password and
+    /// these scopes
     Import {
         /// The file
         file: PathBuf,
@@ -142,7 +143,8 @@ async fn shown(name: &str, certificate: Option<&str>, voice: &Speaker) -> anyhow
     let digest = if path.is_file() {
         accounts::fingerprint(&read(path)?).with_context(|| path.display().to_string())?
     } else {
-        accounts::fingerprint(text)?
+        // It is a path that leads nowhere, as like as not.
+        accounts::fingerprint(text).with_context(|| text.chars().take(100).collect::<String>())?
     };
     Ok(Shown::Certificate(digest))
 }
@@ -219,9 +221,10 @@ pub(crate) async fn run(store: &Store, command: &Command, voice: &Speaker) -> an
             voice.answer(&format!("changed  user {name}"), &json!({ "changed": name }))?;
         }
         Command::Import { users, rights } => {
-            accounts::import(store, users, &rights.scopes, rights.end(store)).await?;
+            let before = accounts::import(store, users, &rights.scopes, rights.end(store)).await?;
             for (name, _) in users {
-                voice.answer(&format!("added    user {name}"), &json!({ "added": name }))?;
+                let done = if before.contains(name) { "changed" } else { "added" };
+                voice.answer(&format!("{done:<8} user {name}"), &json!({ done: name }))?;
             }
         }
     }

@@ -127,6 +127,7 @@ impl Accounts {
         }
         all
     }
+
     /// Whose token has this SHA-256.
     pub(super) fn by_token(&self, digest: &Digest) -> Option<Caller> {
         self.tokens.get(&digest.hex()).and_then(known)
@@ -135,6 +136,13 @@ impl Accounts {
     /// Whose certificate has this SHA-256.
     pub(super) fn by_certificate(&self, digest: &Digest) -> Option<Caller> {
         self.certificates.get(digest).and_then(known)
+    }
+
+    /// The same account with the rights that it has now. One of its name that shows another secret is not the same.
+    pub(super) fn again(&self, before: &Account) -> Option<Caller> {
+        let now = self.named.get(&(before.kind, before.name.clone()))?;
+        let is_same = now.secret == before.secret && now.certificate == before.certificate;
+        known(now).filter(|_| is_same)
     }
 
     pub(super) fn named(&self, kind: AccountKind, name: &str) -> Option<Caller> {

@@ -4,6 +4,7 @@
 //! computed at a time, what was right is remembered for a while by a keyed hash, and an address or a name that was wrong
 //! too often is told to wait before anything is computed. What was right lately is not held up by others' guesses.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -145,10 +146,19 @@ pub fn hash(password: &str) -> Result<String> {
 ///
 /// # Errors
 /// [`Error::Htpasswd`] with the line's number: of a hash that is not bcrypt's, or too costly; of a name that no account
-/// can have.
+/// can have, or that stands there twice.
 pub fn read_htpasswd(text: &str) -> Result<Vec<(String, String)>> {
     let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    lines.map(|(index, line)| read_line(line).map_err(|why| Error::Htpasswd { line: index + 1, why })).collect()
+    let mut first = HashMap::new();
+    let mut read = |index: usize, line| {
+        let (name, hash) = read_line(line)?;
+        // Of two passwords nobody can tell which is meant.
+        match first.insert(name.clone(), index + 1) {
+            Some(before) => Err(format!("{name} stands in line {before} already")),
+            None => Ok((name, hash)),
+        }
+    };
+    lines.map(|(index, line)| read(index, line).map_err(|why| Error::Htpasswd { line: index + 1, why })).collect()
 }
 
 fn read_line(line: &str) -> Result<(String, String), String> {
@@ -203,6 +213,7 @@ mod tests {
             ("bob", "NAME:HASH"),
             ("b ob:x", "`b ob`"),
             (&format!("bob:{costly}"), "cost 31"),
+            (&format!("alice:{BCRYPT}"), "alice stands in line "),
         ] {
             let error = read_htpasswd(&format!("{file}{line}")).unwrap_err().to_string();
             assert!(error.contains("line 4") && error.contains(why), "{error}");

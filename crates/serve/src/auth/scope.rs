@@ -50,8 +50,11 @@ pub struct Scope {
 
 /// The text is no scope.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a scope: write read, write, delete, admin or all, and a pattern behind a colon, as write:team/*")]
-pub struct InvalidScope(String);
+#[error("`{0}` is not a scope: {1}")]
+pub struct InvalidScope(String, &'static str);
+
+/// What one is.
+const WRITTEN: &str = "write read, write, delete, admin or all, and a pattern behind a colon, as write:team/*";
 
 impl Scope {
     /// Whether it allows that in a repository that is shown as `name`.
@@ -69,11 +72,15 @@ impl FromStr for Scope {
     type Err = InvalidScope;
 
     fn from_str(text: &str) -> Result<Self, InvalidScope> {
-        let invalid = || InvalidScope(text.chars().take(200).collect());
+        let wrong = |why| InvalidScope(text.chars().take(200).collect(), why);
+        let invalid = || wrong(WRITTEN);
         let (word, pattern) = match text.split_once(':') {
             Some((word, pattern)) => (word, pattern.parse().map_err(|_| invalid())?),
             None => (text, Pattern::everything()),
         };
+        if let Some(why) = pattern.why_never() {
+            return Err(wrong(why));
+        }
         let verb = match word {
             "all" => None,
             word => Some(Verb::ALL.into_iter().find(|verb| verb.as_str() == word).ok_or_else(invalid)?),
@@ -123,7 +130,18 @@ mod tests {
         for text in ["read", "all", "write:team/*", "delete:host:5000/**", "admin:docker.io/**"] {
             assert_eq!(text.parse::<Scope>().unwrap().to_string(), text);
         }
-        for bad in ["", "reed", "read:", ":team", "read,write", "write:a b", "READ"] {
+        for bad in [
+            "",
+            "reed",
+            "read:",
+            ":team",
+            "read,write",
+            "write:a b",
+            "READ",
+            "read:team/app:1",
+            "read:Team/*",
+            "read:[::1/**",
+        ] {
             assert!(bad.parse::<Scope>().is_err(), "{bad}");
         }
     }

@@ -178,7 +178,8 @@ impl Proxy {
     /// repository of the same upstream has.
     async fn there(&self, key: &Key, size: u64) -> Result<Option<Coming>, Failure> {
         let (repository, digest) = key;
-        let mut there = self.store.granted_blob(repository, digest).await?;
+        let granted = self.store.granted_blob(repository, digest).await?;
+        let mut there = granted.filter(|there| self.store.holds(there));
         if there.is_none() && self.is_elsewhere_too(repository, digest, size).await? {
             let mut change = Change::new();
             change.grant_blob(repository, digest);

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use artifact::{Algorithm, Digest, Entry, MANIFEST_LIMIT, Manifest, Repository, Shape, Trust};
+use artifact::{Algorithm, Descriptor, Digest, Entry, MANIFEST_LIMIT, Manifest, Repository, Shape, Trust};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, WARNING};
 use http::{HeaderValue, Response, StatusCode};
@@ -75,6 +75,7 @@ pub(crate) async fn put(
             .entry(repository, Entry { name, digest, size, seen, origin: String::new(), trust: Trust::Local })
             .force();
     }
+    call.may_still_push(asked).await?;
     store.apply(change).await?;
     let mut response = located(StatusCode::CREATED, call, asked, &format!("manifests/{digest}"));
     name_the_namespace(&mut response, &meant);
@@ -104,10 +105,19 @@ async fn present(
     let unknown = |digest: &Digest, message: String| {
         Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN", message).about(json!({ "digest": digest }))
     };
+    // What is said to be of another length, clients refuse when they have pulled it.
+    let agree = |named: &Descriptor, size: u64| {
+        let message = format!("the manifest says that {} has {} bytes, and it has {size}", named.digest, named.size);
+        let refusal = Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", message);
+        if named.size == size { Ok(()) } else { Err(refusal.about(json!({ "digest": named.digest, "size": size }))) }
+    };
     let (mut here, mut omitted) = (Vec::new(), HashSet::new());
     for blob in manifest.blobs().filter(|blob| !blob.is_foreign()) {
         match store.granted_blob(repository, &blob.digest).await? {
-            Some(blob) if store.holds(&blob) => here.push(blob.digest),
+            Some(there) if store.holds(&there) => {
+                agree(blob, there.size)?;
+                here.push(there.digest);
+            }
             Some(lost) => {
                 let message = format!("the bytes of {} were lost here; push it again first", lost.digest);
                 return Err(unknown(&lost.digest, message));
@@ -131,8 +141,9 @@ async fn present(
     }
     for child in &manifest.manifests {
         // One of which a part is still to be loaded is not offered, and not counted on.
-        if !store.granted_manifest(repository, &child.digest).await?.is_some_and(|child| child.complete) {
-            omitted.insert(child.digest);
+        match store.granted_manifest(repository, &child.digest).await? {
+            Some(there) if there.complete => agree(child, there.bytes.len() as u64)?,
+            _ => drop(omitted.insert(child.digest)),
         }
     }
     match manifest.manifests.first() {

@@ -80,7 +80,10 @@ pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> 
     let target = if call.caller.is_known() { resolve::to_write(call.site, asked).await.ok() } else { None };
     let target = target.filter(|meant| call.may(Verb::Write, &meant.repository) && call.may_read(&meant.repository));
     if let Some(meant) = target {
-        if let Some(blob) = stock.granted_blob(&meant.repository, digest).await? {
+        let blob = stock.granted_blob(&meant.repository, digest).await?;
+        // What is lost here and whose upstream is asked is fetched again by who downloads it.
+        let fetched = !call.head && call.site.proxied(&meant.repository).is_some();
+        if let Some(blob) = blob.filter(|blob| !fetched || call.site.store().holds(blob)) {
             // What need not be sent will be named by a manifest in a moment: until then it is not collected.
             stock.renew(&meant.repository, digest).await?;
             return found(call, moment, meant, &blob).await;
@@ -94,7 +97,11 @@ pub(crate) async fn blob(mut call: Call<'_>, asked: &Asked, digest: &Digest) -> 
     let meant = resolve::to_read(&call, asked, Sought::Blob(digest)).await?;
     let repository = &meant.repository;
     if let Some(blob) = stock.granted_blob(repository, digest).await? {
-        return found(call, moment, meant, &blob).await;
+        // Its upstream still has what is lost here.
+        if call.site.proxied(repository).is_none() || call.site.store().holds(&blob) {
+            return found(call, moment, meant, &blob).await;
+        }
+        tracing::error!(%digest, "the blob {digest} is lost: it is fetched again");
     }
     let missing = || Refusal::blob_unknown(&repository.to_string(), digest);
     let Some((proxy, _)) = call.site.proxied(repository) else {

@@ -242,6 +242,7 @@ pub(crate) async fn patch(call: &Call<'_>, asked: &Asked, id: &str, body: Arrivi
     agree(announced, hyper::body::Body::size_hint(&body).exact())?;
     let kept = async {
         let mut guard = receive(call, guard, body).await?;
+        call.may_still_push(asked).await?;
         let after = guard.as_ref().ok_or_else(unknown)?.len();
         // What is acknowledged is kept. The guard stays here, so that nobody goes on behind bytes that are not.
         let synced =
@@ -438,6 +439,7 @@ async fn store_blob(
 ) -> Result<Response<Body>, Refusal> {
     let named = *digest;
     let blob = tokio::task::spawn_blocking(move || writer.finish_as(&named)).await.map_err(Refusal::inside)??;
+    call.may_still_push(asked).await?;
     let mut change = Change::new();
     change.blob(Some(&meant.repository), blob);
     call.site.store().apply(change).await?;

@@ -146,6 +146,8 @@ fn routes_beside_the_registry() {
         assert_eq!(at("GET", target).unwrap(), action, "{target}");
     }
     assert_eq!(at("POST", "/token").unwrap(), Action::Token);
+    assert_eq!(at("PUT", "/token").unwrap_err().detail["allow"], "GET, HEAD, POST");
+    assert!(at("PUT", "/v2/app/blobs/uploads/x").unwrap_err().message.contains("`digest` is missing"));
 }
 
 proptest::proptest! {

@@ -5,6 +5,8 @@ use serde_json::Value;
 use serve::accounts::{self, Proof, Scope};
 use serve::{Anonymous, Config};
 use store::AccountKind;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::{Site, header, on_loopback, refusal};
 
@@ -72,6 +74,72 @@ async fn a_token_may_what_its_scopes_say_and_ends_at_once() {
     assert_eq!(status(site.request(Method::GET, team).bearer_auth(&brought)).await, 401);
     let error = accounts::add_token(&site.store, "ci", &scopes("read"), None).await.unwrap_err();
     assert!(error.hint().unwrap().contains("naru token rm ci"));
+}
+
+/// A request that was allowed when it began: its answer, when its body comes after `meanwhile`.
+async fn slowly(site: &Site, (method, path): (&str, &str), word: &str, body: &[u8], meanwhile: impl Future) -> String {
+    let mut stream = TcpStream::connect(site.server.address()).await.unwrap();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {word}\r\nContent-Type: {}\r\n\
+         Content-Length: {}\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n",
+        artifact::media_type::OCI_MANIFEST,
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // It says so when it begins to read the body, and not before.
+    let mut told = [0; 25];
+    stream.read_exact(&mut told).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&told), "HTTP/1.1 100 Continue\r\n\r\n");
+    meanwhile.await;
+    stream.write_all(body).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_with_a_right_that_has_ended_is_not_done() {
+    let site = Site::start().await;
+    let image = site.image("", "team/app", "1", "x").await;
+    let layer = artifact::Digest::of(b"layer");
+    let word = token(&site, "writer", "read write:team/*").await;
+    for way in ["manifest", "single", "patch", "put"] {
+        let begun = with(&site, Method::POST, "/v2/team/app/blobs/uploads/", &word).send().await.unwrap();
+        let session = header(&begun, "location").to_owned();
+        let (request, body): (_, &[u8]) = match way {
+            "manifest" => (("PUT", "/v2/team/app/manifests/late".to_owned()), &image.bytes),
+            "single" => (("POST", format!("/v2/team/app/blobs/uploads/?digest={layer}")), b"layer"),
+            "patch" => (("PATCH", session), b"layer"),
+            _ => (("PUT", format!("{session}?digest={layer}")), b"layer"),
+        };
+        let request = (request.0, request.1.as_str());
+        let ends = token(&site, way, "read write:team/*").await;
+        let removed = async {
+            accounts::remove(&site.store, AccountKind::Token, way).await.unwrap();
+            site.server.reload_secrets().await.unwrap();
+        };
+        let answer = slowly(&site, request, &ends, body, removed).await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{way}: {answer}");
+        for there in ["manifests/late".to_owned(), format!("blobs/{layer}")] {
+            assert_eq!(site.get(&format!("/v2/team/app/{there}")).await.status(), 404, "{way}");
+        }
+    }
+    // Another's secrets may change meanwhile.
+    let other = async { drop(token(&site, "other", "read").await) };
+    let single = format!("/v2/team/app/blobs/uploads/?digest={layer}");
+    let answer = slowly(&site, ("POST", &single), &word, b"layer", other).await;
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    // Rights that have become fewer.
+    let narrowed = async {
+        let mut all = site.store.accounts().await.unwrap();
+        all.retain(|account| account.name == "writer");
+        all[0].scopes = "read write:other/*".to_owned();
+        site.store.put_accounts(&all).await.unwrap();
+        site.server.reload_secrets().await.unwrap();
+    };
+    let answer = slowly(&site, ("PUT", "/v2/team/app/manifests/narrow"), &word, &image.bytes, narrowed).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("write:team/app"), "{answer}");
+    assert_eq!(site.get("/v2/team/app/manifests/narrow").await.status(), 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,6 +368,7 @@ async fn the_audit_has_changes_and_refusals_and_no_secret() {
         ]
     );
     assert_eq!(lines[0]["digest"], digest.to_string());
+    assert!(lines[2]["digest"].is_null() && lines[2]["subject"] == again, "a tag is no digest: {}", lines[2]);
     assert_eq!(lines[1]["digest"], image.digest.to_string());
     assert!(lines.iter().all(|line| line["from"] == "127.0.0.1" && line["time"].is_string()));
     assert!(!text.contains(&word) && !text.contains("sesame"), "{text}");

@@ -69,6 +69,13 @@ async fn a_client_is_known_by_its_certificate() {
     accounts::set_proof(&site.store, "node", &Proof::Certificate(next)).await.unwrap();
     site.server.reload_secrets().await.unwrap();
     assert_eq!((ask(Some(&node)).await.unwrap(), ask(Some(&stranger)).await.unwrap()), (401, 200));
+    // One certificate says one name.
+    let same = Proof::Certificate(next);
+    let error = accounts::add_user(&site.store, "twin", &same, &scopes, None).await.unwrap_err();
+    assert!(matches!(&error, Error::CertificateTaken { name, .. } if name == "node"), "{error}");
+    accounts::add_user(&site.store, "twin", &Proof::Certificate(digest), &scopes, None).await.unwrap();
+    assert!(matches!(accounts::set_proof(&site.store, "twin", &same).await, Err(Error::CertificateTaken { .. })));
+    accounts::set_proof(&site.store, "node", &same).await.unwrap();
     accounts::remove(&site.store, AccountKind::User, "node").await.unwrap();
     site.server.reload_secrets().await.unwrap();
     assert_eq!(ask(Some(&stranger)).await.unwrap(), 401);

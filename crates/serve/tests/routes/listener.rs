@@ -197,6 +197,9 @@ async fn a_request_has_one_meaning() {
     for (head, status) in [
         ("GET /healthz HTTP/1.1\r\n".to_owned(), 400),
         ("GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n".to_owned(), 400),
+        ("GET /healthz HTTP/1.1\r\nHost: x y\r\n".to_owned(), 400),
+        ("GET /healthz HTTP/1.1\r\nHost: \r\n".to_owned(), 400),
+        ("GET /healthz HTTP/1.1\r\nHost: x/y\r\n".to_owned(), 400),
         (
             "POST /token HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"
                 .to_owned(),

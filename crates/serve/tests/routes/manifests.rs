@@ -141,6 +141,21 @@ async fn put() {
         let (status, found, message) = refusal(put(path, kind, &bytes).await.unwrap()).await;
         assert_eq!((status, found.as_str()), (400, code), "{message}");
     }
+    // Lengths that are not those of what is here, and a list in the place of an object.
+    let text = String::from_utf8(image.bytes.to_vec()).unwrap();
+    let longer = Bytes::from(text.replace(r#""size":5"#, r#""size":6"#));
+    let (status, code, message) =
+        refusal(put("/v2/there/manifests/3", media_type::OCI_MANIFEST, &longer).await.unwrap()).await;
+    assert_eq!((status, code.as_str()), (400, "MANIFEST_INVALID"));
+    assert!(message.contains(&format!("{} has 6 bytes, and it has 5", image.layer)), "{message}");
+    let child = json!({ "mediaType": media_type::OCI_MANIFEST, "digest": image.digest, "size": 1 });
+    let over = json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [child] });
+    let over = Bytes::from(over.to_string());
+    let (_, code, message) = refusal(put("/v2/there/manifests/3", media_type::OCI_INDEX, &over).await.unwrap()).await;
+    assert!(code == "MANIFEST_INVALID" && message.contains("has 1 bytes"), "{message}");
+    let list = Bytes::from(format!(r#"[2,"{}",null,null,[]]"#, media_type::OCI_MANIFEST));
+    let answer = put("/v2/there/manifests/3", media_type::OCI_MANIFEST, &list).await.unwrap();
+    assert_eq!(refusal(answer).await.1, "MANIFEST_INVALID");
     let large = Bytes::from(vec![b' '; 4 * 1024 * 1024 + 1]);
     let (status, code, _) =
         refusal(put("/v2/there/manifests/3", media_type::OCI_MANIFEST, &large).await.unwrap()).await;
@@ -149,8 +164,9 @@ async fn put() {
 
     // A sparse index is taken, one of nothing at all is not.
     let index = |digests: &[Digest]| {
-        let manifests: Vec<_> =
-            digests.iter().map(|d| json!({ "mediaType": media_type::OCI_MANIFEST, "digest": d, "size": 1 })).collect();
+        let size = image.bytes.len();
+        let descriptor = |digest| json!({ "mediaType": media_type::OCI_MANIFEST, "digest": digest, "size": size });
+        let manifests: Vec<_> = digests.iter().map(descriptor).collect();
         Bytes::from(
             json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": manifests }).to_string(),
         )
@@ -220,7 +236,8 @@ async fn an_index_over_what_is_not_whole() {
         "layers": [],
     });
     let half = site.manifest(&repository, half.to_string().into(), None, std::collections::HashSet::new()).await;
-    let descriptor = |digest: artifact::Digest| serde_json::json!({ "mediaType": artifact::media_type::OCI_MANIFEST, "digest": digest, "size": 1 });
+    let size = image.bytes.len();
+    let descriptor = |digest: artifact::Digest| serde_json::json!({ "mediaType": artifact::media_type::OCI_MANIFEST, "digest": digest, "size": size });
     let put = async |children: Vec<artifact::Digest>, by_tag: bool| {
         let index = serde_json::json!({
             "schemaVersion": 2, "mediaType": artifact::media_type::OCI_INDEX,

@@ -96,13 +96,14 @@ impl Site {
     /// An image whose layer is `text`, under `tag`.
     pub(crate) async fn image(&self, host: &str, name: &str, tag: &str, text: &str) -> Image {
         let repository = Repository::image(host, name);
-        let config = self.blob(&repository, format!("{{\"of\":{text:?}}}").as_bytes()).await;
+        let config_bytes = format!("{{\"of\":{text:?}}}");
+        let config = self.blob(&repository, config_bytes.as_bytes()).await;
         let layer_bytes = Bytes::from(text.to_owned());
         let layer = self.blob(&repository, &layer_bytes).await;
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": media_type::OCI_MANIFEST,
-            "config": { "mediaType": media_type::OCI_CONFIG, "digest": config, "size": 9 },
+            "config": { "mediaType": media_type::OCI_CONFIG, "digest": config, "size": config_bytes.len() },
             "layers": [{ "mediaType": media_type::OCI_LAYER_GZIP, "digest": layer, "size": text.len() }],
         });
         let bytes = Bytes::from(manifest.to_string());
