@@ -77,6 +77,16 @@ fn a_token_is_made_used_and_ended_while_the_server_runs() {
         };
         let ci = add("ci", &["read:team/*", "write:team/*"])?;
         let reader = add("reader", &["read"])?;
+        // What could not be shown is not there.
+        let unseen = |naru: &Naru| -> Result<()> {
+            let mut command = naru.command(["token", "add", "unseen", "--scope", "read"]);
+            let shown = command.stdout(std::fs::File::options().write(true).open("/dev/full")?).output()?;
+            ensure!(!shown.status.success(), "nobody has seen it");
+            ensure!(!naru.ok(["token", "ls"])?.stdout.contains("unseen"), "it goes on without anybody who knows it");
+            Ok(())
+        };
+        unseen(&naru)?;
+        unseen(&Naru::new(folder, "unserved")?)?;
         let (team, open) = (format!("{host}/team/app:1"), format!("{host}/open/app:1"));
         ensure!(push(folder, &layout, &team, &ci)?, "ci may push to team");
         ensure!(!push(folder, &layout, &open, &ci)?, "and nowhere else");
@@ -176,7 +186,10 @@ fn people_have_passwords_and_a_kill_takes_no_account_back() {
         }
         ensure!(!inspect(folder, &app, Some("bob:123456"))?, "nothing was taken over");
         let good = folder.write("good", bcrypt)?;
-        naru.ok(["user", "import", good.to_str().unwrap(), "--scope", "read"])?;
+        for done in ["added    user bob", "changed  user bob"] {
+            let told = naru.ok(["user", "import", good.to_str().unwrap(), "--scope", "read"])?.stdout;
+            ensure!(told.trim() == done, "{told}");
+        }
         ensure!(inspect(folder, &app, Some("bob:123456"))?);
         let listed = naru.ok(["user", "ls"])?.stdout;
         ensure!(listed == "alice  read write\nbob  read\n", "{listed}");
@@ -253,6 +266,11 @@ fn a_client_certificate_is_an_account() {
         let (from, to) = (format!("oci:{}:it", layout.display()), format!("docker://{}/team/app:1", serving.address()));
         let copy = ["copy", "--all", "--dest-cert-dir", &place, "--dest-no-creds", &from, &to];
         ensure!(!skopeo(folder, &copy)?.status.success(), "it is nobody's yet");
+        let key = folder.join("certificates/client.key");
+        let shown = key.display().to_string();
+        let wrong = naru.run(["user", "add", "node", "--scope", "read", "--certificate", &shown])?;
+        let secret = std::fs::read_to_string(&key)?.lines().nth(1).context("a key")?[..20].to_owned();
+        ensure!(wrong.stderr.contains(&shown) && !wrong.stderr.contains(&secret), "{}", wrong.stderr);
         let file = folder.join("certificates/client.cert").display().to_string();
         naru.ok(["user", "add", "node", "--scope", "read:team/*,write:team/*", "--certificate", &file])?;
         let pushed = skopeo(folder, &copy)?;

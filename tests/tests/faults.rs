@@ -204,7 +204,8 @@ fn upload(serving: &Serving, token: &str, bytes: &[u8]) -> Result<u16> {
 
 #[test]
 fn a_server_whose_disk_was_full_takes_pushes_again() {
-    journey("a_server_whose_disk_was_full_takes_pushes_again", &[Need::Root], |folder| {
+    let needs = [NEEDS, &[Need::Root]].concat();
+    journey("a_server_whose_disk_was_full_takes_pushes_again", &needs, |folder| {
         let site = Naru::new(folder, "site")?;
         let place = site.store().to_str().context("a path of our own")?.to_owned();
         std::fs::create_dir_all(&place)?;
@@ -246,6 +247,24 @@ fn a_server_whose_disk_was_full_takes_pushes_again() {
         }
         // Also what changes the catalog by itself.
         site.ok(["token", "new"])?;
+        drop(serving);
+        site.ok(["fsck"])?;
+        // What is fetched for a client, and is more than fits, leaves the room to others.
+        let registry = Registry::start(folder, "one")?;
+        let image = Image::single(Family::Oci, "linux/amd64", &[large(folder, 30 << 20, 7)?]);
+        registry.push("library/app", "1", &image)?;
+        let host = registry.host();
+        let configuration = site.folder().join("serve.yaml");
+        std::fs::write(&configuration, format!("upstreams:\n  '{host}': {{ proxy: on-miss }}\n"))?;
+        let serving = site.serve(&["--config", configuration.to_str().context("a path of our own")?])?;
+        let name = format!("{host}/library/app");
+        serving.digest_of(&name, "1")?;
+        let layer = &image.blobs.last().context("it has a layer")?.digest;
+        let got = http::hash(&serving.url(&format!("/v2/{name}/blobs/{layer}")));
+        ensure!(got.is_err(), "30 MiB cannot be in 24");
+        let token = std::fs::read_to_string(site.store().join("admin.token"))?.trim().to_owned();
+        let pushed = upload(&serving, &token, &vec![1; 12 << 20])?;
+        ensure!(pushed == 201, "there is room again: {pushed}");
         drop(serving);
         site.ok(["fsck"])?;
         run("umount", [&place])?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use journeys::image::{Family, Image, application, large};
+use journeys::image::{Family, Image, application, digest_of, large};
 use journeys::{
     Containerd, Daemon, Dockerd, Fault, Faulty, Folder, Gate, Mirror, Naru, Need, Outcome, Podman, Registry, Request,
     Serving, find, free_port, http, journey, wait_until,
@@ -53,6 +53,26 @@ fn what_was_pulled_through_stays() {
         // No reference has a colon there.
         let written = format!("{}/library/app:1", host.replace(':', "_"));
         skopeo(folder, &format!("{}/{written}", serving.address()), "first")?.ok("skopeo")?;
+        kept(&naru, &format!("{name}:1"))?;
+        // What a disk has changed since comes again, as it came first; also for who may push.
+        for (number, blob) in image.blobs.iter().enumerate() {
+            let hex = blob.digest.strip_prefix("sha256:").context("sha256")?;
+            let below = naru.store().join("blobs/sha256").join(hex.get(..2).context("a digest")?);
+            for file in std::fs::read_dir(below)?.collect::<std::io::Result<Vec<_>>>()? {
+                if file.file_name().to_string_lossy().starts_with(hex) {
+                    std::fs::write(file.path(), b"other bytes")?;
+                }
+            }
+            ensure!(!naru.run(["fsck"])?.status.success(), "it finds what is damaged");
+            let token = std::fs::read_to_string(naru.store().join("admin.token"))?;
+            let as_admin = ["--user".to_owned(), format!("x:{}", token.trim())];
+            let credentials: Vec<&str> = as_admin.iter().map(String::as_str).take(number % 2 * 2).collect();
+            let url = serving.url(&format!("/v2/{name}/blobs/{}", blob.digest));
+            let got = http::request(&url, &credentials, None)?;
+            ensure!(got.status == 200 && digest_of(&got.body) == blob.digest, "{}: {}", blob.digest, got.status);
+            let clean = || Ok(naru.run(["fsck"])?.status.success().then_some(()));
+            wait_until("it is kept", clean)?;
+        }
         drop(registry);
         skopeo(folder, &format!("{}/{written}", serving.address()), "second")?.ok("skopeo, without the upstream")?;
         serving.holds(&name, &image)?;
