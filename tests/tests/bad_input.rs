@@ -134,12 +134,10 @@ fn packing_lists_that_make_no_sense() {
         let outcome = naru.ok(["lock"])?;
         ensure!(outcome.stderr.contains("wishes for nothing"), "{outcome:?}");
         complaints.note(refused(&naru, "nothing", ["pack", "-o", "bundle"], &["nothing to pack"]));
-        complaints.note(refused(
-            &naru,
-            "an empty cache",
-            ["pack", "--from-cache", "-o", "bundle"],
-            &["nothing to pack"],
-        ));
+        naru.ok(["pull"])?;
+        for all in ["--all", "--from-cache"] {
+            complaints.note(is_refusal(all, &naru.run(["pack", all, "-o", "bundle"])?, &["nothing to pack"]));
+        }
         std::fs::remove_file(naru.folder().join("naru.lock"))?;
         std::fs::remove_file(naru.folder().join("naru.yaml"))?;
         complaints.note(refused(&naru, "no list at all", ["lock"], &["naru.yaml"]));
