@@ -339,7 +339,7 @@ mod tests {
             |platform: &str| whole("manifests", &format!(r#"[{{"digest":{name:?},"size":2,"platform":{platform}}}]"#));
         assert!(with_platform(r#"{"os":"linux","architecture":"arm64"}"#).is_ok() && with_platform("null").is_ok());
         assert!(with_platform(r#"["linux","arm64",null]"#).is_err());
-        let document = format!(r"[2,{image:?},null,{blob},[],null,null,null,null,null]");
+        let document = format!("[2,{image:?},null,{blob},[],null,null,null,null,null]");
         let error = Manifest::parse(document.as_bytes(), image).unwrap_err();
         assert!(matches!(&error, InvalidManifest::Malformed(why) if why.contains("an object")), "{error}");
     }

@@ -104,7 +104,7 @@ pub(super) async fn from_bundle(
     let options = LoadOptions { by: voice.by(), ..LoadOptions::default() };
     let done = async {
         // Whom this user's own store trusts, this one does.
-        for bundle::key::Trusted { name, key } in verify::trusted(context, voice).await? {
+        for bundle::key::Trusted { name, key } in verify::trusted(context).await? {
             bundle::key::trust(&store, &key, &name).await?;
         }
         // The answer may be the archive itself: all of this is said beside it.

@@ -23,7 +23,7 @@ pub(super) async fn open(
 ) -> anyhow::Result<Arc<Shelf>> {
     let mut trusted = key::trusted(state).await?;
     if context.folder().is_ok_and(|folder| folder != state.folder()) {
-        trusted.extend(verify::trusted(context, voice).await?);
+        trusted.extend(verify::trusted(context).await?);
     }
     let (paths, known) = (paths.to_vec(), trusted.clone());
     let shelf = tokio::task::spawn_blocking(move || Shelf::open(&paths, &known)).await??;

@@ -30,7 +30,11 @@ pub(crate) struct Request {
 }
 
 pub(crate) async fn run(request: &Request, context: &Context, voice: &Speaker) -> anyhow::Result<Exit> {
-    let trusted = trusted(context, voice).await?;
+    // Looking at a medium takes nothing over: where nobody can be asked, it is looked at all the same.
+    let trusted = trusted(context).await.unwrap_or_else(|error| {
+        voice.warn(&format!("whom this user's store trusts cannot be read, so no key is known here: {error:#}"));
+        Vec::new()
+    });
     let receipt = request.receipt.as_deref().map(Receipt::open).transpose()?;
     let site = receipt.as_ref().map(|receipt| (receipt.store.fingerprint(), receipt.generation));
     let verified =
@@ -129,16 +133,13 @@ struct Listed {
 }
 
 /// The keys that this user's store trusts, its own among them; none where there is no store. A store is not made for
-/// it, and one that is held is asked. One that cannot be asked trusts nobody, and that is said.
-pub(super) async fn trusted(context: &Context, voice: &Speaker) -> anyhow::Result<Vec<Trusted>> {
-    let nobody = |why: &dyn std::fmt::Display| {
-        voice.warn(&format!("whom this user's store trusts cannot be read, so no key is known here: {why}"));
-        Ok(Vec::new())
-    };
-    let folder = match context.folder() {
-        Ok(folder) => folder,
-        Err(error) => return nobody(&error),
-    };
+/// it, and one that is held is asked.
+///
+/// # Errors
+/// When there is one and it cannot be asked: it may trust somebody.
+pub(super) async fn trusted(context: &Context) -> anyhow::Result<Vec<Trusted>> {
+    // Who has no place for a store has none.
+    let Ok(folder) = context.folder() else { return Ok(Vec::new()) };
     if !folder.join("naru.db").exists() {
         return Ok(Vec::new());
     }
@@ -152,10 +153,10 @@ pub(super) async fn trusted(context: &Context, voice: &Speaker) -> anyhow::Resul
         Err(held @ store::Error::Held { .. }) => {
             let work = Work::Key(key::Command::Ls);
             if holder::call(&folder, &work, Vec::new(), &speaker).await?.is_none() {
-                return nobody(&held);
+                return Err(held.into());
             }
         }
-        Err(error) => return nobody(&error),
+        Err(error) => return Err(error.into()),
     }
     let listed = std::mem::take(&mut *listed.0.lock().unwrap_or_else(PoisonError::into_inner));
     let mut keys = Vec::new();
