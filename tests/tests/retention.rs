@@ -78,7 +78,7 @@ fn tags_end_by_the_rules_of_the_site() {
         ensure!(!refused.status.success() && refused.stderr.contains("hint:"), "{}", refused.stderr);
         std::fs::write(
             &configuration,
-            "gc: { grace: 0, keep: 0, retention: [{ repositories: ['team/*'], keep_last: 0 }] }\n",
+            "gc: { grace: 0, keep: 0, retention: [{ repositories: ['team/*'], keep_tags: [stable] }] }\n",
         )?;
         let gone = naru.ok(["gc"])?.stdout;
         ensure!(gone.contains("team/app:v5") && gone.contains("gone: 1 tags"), "{gone}");
